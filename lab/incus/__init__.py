@@ -1,0 +1,13 @@
+"""Disposable fleets of real parts on one machine: Incus containers, HAProxy, Prometheus, OpenSSH.
+
+    python -m lab.incus up [--name NAME] [--nodes N]
+    python -m lab.incus status
+    python -m lab.incus down [--name NAME]
+
+Needs root on Debian 12, Debian 13 or Ubuntu 24.04; installs what is missing with apt.
+"""
+
+from lab.incus.fleet import Fleet, down, find, fleets, status, up
+from lab.incus.machine import LabError, check
+
+__all__ = ["Fleet", "LabError", "check", "down", "find", "fleets", "status", "up"]

@@ -1,0 +1,396 @@
+"""Canary releases of backend-api: `inv --list`, `inv --help TASK`, and README.md.
+
+Names, flags, help and exit codes; the recipes are in veza_tasks/recipes. Nothing heavy is imported before a task needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Context, Exit, task
+
+from veza_tasks.errors import Abandoned, ConfigError, Interrupted, NeedsHuman, Refused, ReleaseError
+
+if TYPE_CHECKING:
+    from veza_tasks.run import Run
+    from veza_tasks.screen import Screen
+    from veza_tasks.settings import Loaded
+
+HELP = {
+    "fleet": "the file that names the fleet and sets the knobs (default: fabfile.yaml beside tasks.py, or $FLEET)",
+    "plan": "look at the real fleet and print each change instead of making it",
+    "accept": "let this red row of preflight pass; repeatable, wants --reason",
+    "reason": "why rows are accepted; shown and recorded",
+    "artifact": "the signed-off binary to release",
+    "sha256": "refuse the artifact unless it has this sha256",
+    "rollback_binary": "last known good: a path (under INSTALL_DIR: on the node, else local) or 'running' "
+    "(default: the node's veza-api.previous)",
+    "node": "the node (default: CANARY_NODE)",
+    "canary_node": "the node that gets the new binary first (default backend-api-2)",
+    "peer_nodes": "the nodes that follow, separated by spaces or commas (default backend-api-1)",
+    "max_unavailable": "how many peers may be out of rotation at a time (default 1)",
+    "sli_window": "how long the canary must stay green, in seconds or as 5m, 1h (default 3600, at least 300)",
+    "sli_probe_interval": "time from probe to probe, in seconds (default 30)",
+    "prom_url": "Prometheus (default http://prom.lxd:9090)",
+    "drain_timeout": "how long a drained node may go on serving, in seconds (default 60)",
+    "drain_policy": "after DRAIN_TIMEOUT: abort (put it back and stop) or close (cut its sessions) (default abort)",
+    "rewatch": "watch the SLI window again although this binary has a green record",
+    "unproven": "roll a binary without a green record; the value is the reason",
+    "at_once": "emergency: all nodes in parallel and in place, without draining; users see errors",
+    "yes": "do not ask",
+    "json": "machine-readable output",
+    "base": "compare with this git revision, such as the last release's tag (default origin/main)",
+    "staged": "look at the index alone, as a pre-commit hook does",
+    "path": "folder of migrations in this git repository; repeatable (default migrations)",
+}
+
+
+def _task(*flags: str, **more: Any) -> Any:
+    """A task with long flags only (derived short ones would change meaning as flags come and go), helped from ``HELP``."""
+    return task(help={flag: HELP[flag] for flag in (*flags, "fleet")}, auto_shortflags=False, **more)
+
+
+@_task("artifact", "rollback_binary", "sha256", "accept", "reason", "canary_node", "peer_nodes", "prom_url", iterable=["accept"])
+def preflight(
+    c: Context,
+    artifact: str = "",
+    rollback_binary: str = "",
+    sha256: str = "",
+    accept: list[str] | None = None,
+    reason: str = "",
+    canary_node: str = "",
+    peer_nodes: str = "",
+    prom_url: str = "",
+    fleet: str = "",
+) -> None:
+    """Look at everything a release relies on; changes nothing."""
+    knobs = _given(
+        artifact=artifact, rollback_binary=rollback_binary, canary_node=canary_node, peer_nodes=peer_nodes, prom_url=prom_url
+    )
+    with _run(c, fleet, accept=accept, reason=reason, **knobs) as run:
+        from veza_tasks.recipes.preflight import preflight
+
+        preflight(run, sha256=sha256 or None)
+
+
+@_task("node", "plan", "drain_timeout", "drain_policy", positional=["node"])
+def drain(
+    c: Context, node: str = "", plan: bool = False, drain_timeout: str = "", drain_policy: str = "", fleet: str = ""
+) -> None:
+    """Take a node out of rotation and wait until it serves nothing (step 2)."""
+    with _run(c, fleet, plan=plan, **_given(drain_timeout=drain_timeout, drain_policy=drain_policy)) as run:
+        from veza_tasks.recipes.single import drain
+
+        drain(run, run.fleet.node(node))
+
+
+@_task("node", "plan", positional=["node"])
+def ready(c: Context, node: str = "", plan: bool = False, fleet: str = "") -> None:
+    """Put a node that we took out back into rotation, once it is healthy (steps 4 to 6)."""
+    with _run(c, fleet, plan=plan) as run:
+        from veza_tasks.recipes.single import ready
+
+        ready(run, run.fleet.node(node))
+
+
+@_task("node", "artifact", "sha256", "plan", positional=["node"])
+def push(
+    c: Context, node: str = "", artifact: str = "", sha256: str = "", plan: bool = False, fleet: str = ""
+) -> None:
+    """Install a binary on a drained node, restart, and wait until it is healthy (steps 3 and 4)."""
+    with _run(c, fleet, plan=plan, **_given(artifact=artifact)) as run:
+        from veza_tasks.recipes.single import push
+
+        push(run, run.fleet.node(node), sha256=sha256 or None)
+
+
+@_task(
+    "artifact",
+    "rollback_binary",
+    "sha256",
+    "canary_node",
+    "peer_nodes",
+    "max_unavailable",
+    "sli_window",
+    "sli_probe_interval",
+    "prom_url",
+    "drain_timeout",
+    "drain_policy",
+    "accept",
+    "reason",
+    "rewatch",
+    "plan",
+    iterable=["accept"],
+)
+def canary(
+    c: Context,
+    artifact: str = "",
+    rollback_binary: str = "",
+    sha256: str = "",
+    canary_node: str = "",
+    peer_nodes: str = "",
+    max_unavailable: str = "",
+    sli_window: str = "",
+    sli_probe_interval: str = "",
+    prom_url: str = "",
+    drain_timeout: str = "",
+    drain_policy: str = "",
+    accept: list[str] | None = None,
+    reason: str = "",
+    rewatch: bool = False,
+    plan: bool = False,
+    fleet: str = "",
+) -> None:
+    """Release a binary: canary, SLI window, peers; rolls the canary back by itself (steps 1 to 8)."""
+    knobs = _given(
+        artifact=artifact,
+        rollback_binary=rollback_binary,
+        canary_node=canary_node,
+        peer_nodes=peer_nodes,
+        max_unavailable=max_unavailable,
+        sli_window=sli_window,
+        sli_probe_interval=sli_probe_interval,
+        prom_url=prom_url,
+        drain_timeout=drain_timeout,
+        drain_policy=drain_policy,
+    )
+    with _run(c, fleet, plan=plan, accept=accept, reason=reason, **knobs) as run:
+        from veza_tasks.recipes.release import canary
+
+        canary(run, sha256=sha256 or None, rewatch=rewatch)
+
+
+@_task(
+    "artifact",
+    "rollback_binary",
+    "sha256",
+    "peer_nodes",
+    "max_unavailable",
+    "accept",
+    "reason",
+    "unproven",
+    "plan",
+    iterable=["accept"],
+)
+def roll_peers(
+    c: Context,
+    artifact: str = "",
+    rollback_binary: str = "",
+    sha256: str = "",
+    peer_nodes: str = "",
+    max_unavailable: str = "",
+    accept: list[str] | None = None,
+    reason: str = "",
+    unproven: str = "",
+    plan: bool = False,
+    fleet: str = "",
+) -> None:
+    """Release a proven binary to the peers alone (step 8)."""
+    knobs = _given(
+        artifact=artifact, rollback_binary=rollback_binary, peer_nodes=peer_nodes, max_unavailable=max_unavailable
+    )
+    with _run(c, fleet, plan=plan, accept=accept, reason=reason, **knobs) as run:
+        from veza_tasks.recipes.release import roll_peers
+
+        roll_peers(run, sha256=sha256 or None, unproven=unproven)
+
+
+@_task("rollback_binary", "at_once", "yes", "plan")
+def rollback_all(
+    c: Context, rollback_binary: str = "", at_once: bool = False, yes: bool = False, plan: bool = False, fleet: str = ""
+) -> None:
+    """Bring every node back to its last known good binary (manual full rollback)."""
+    with _run(c, fleet, plan=plan, **_given(rollback_binary=rollback_binary)) as run:
+        from veza_tasks.recipes.rollback import rollback_all, ways
+
+        found = ways(run)
+        rows = [(way.node.name, way.runs, way.action) for way in found]
+        screen = _screen(run)
+        screen.show_table("rollback-all", ("node", "runs", "would go"), rows)
+        if not (yes or plan or all(way.is_there for way in found)):
+            _confirm(screen, "at once and in place" if at_once else "one after the other, with drain")
+        rollback_all(run, found, at_once=at_once)
+
+
+@_task("json")
+def status(c: Context, json: bool = False, fleet: str = "") -> None:
+    """What each node runs, and whether it serves."""
+    with _run(c, fleet) as run:
+        from veza_tasks.recipes.status import as_rows, status
+
+        found = status(run)
+        if json:
+            _print_json([node.as_json() for node in found])
+        else:
+            _screen(run).show_table("status", *as_rows(found))
+        if any(node.problems for node in found):
+            raise NeedsHuman("; ".join(f"{node.node}: {problem}" for node in found for problem in node.problems))
+
+
+@_task("json")
+def config(c: Context, json: bool = False, fleet: str = "") -> None:
+    """Every knob, its value, and where the value comes from."""
+    with _exit_codes(None):
+        from veza_tasks.settings import rows
+
+        found = rows(_load(c, fleet))
+        if json:
+            _print_json([{"knob": name, "value": value, "source": source} for name, value, source in found])
+        else:
+            width = max(len(name) for name, _, _ in found)
+            for name, value, source in found:
+                print(f"{name:{width}}  {_plain(value)}  ({source})")
+
+
+@_task("path", "base", "staged", iterable=["path"])
+def lint_migrations(
+    c: Context, path: list[str] | None = None, base: str = "", staged: bool = False, fleet: str = ""
+) -> None:
+    """Refuse schema migrations that nobody has checked (step 1); also a pre-commit hook."""
+    with _exit_codes(None):
+        from veza_tasks import migrations
+
+        settings = _load(c, fleet, require_fleet=False, **_given(migrations_dir=path, migrations_base=base)).settings
+        try:
+            verdict = migrations.check(
+                [str(folder) for folder in settings.migrations_dir] or ["none"],
+                base=settings.migrations_base,
+                staged=staged,
+                cwd=Path.cwd(),
+                forced=settings.force_migrate,
+            )
+        except migrations.CannotTell as error:
+            raise ConfigError([str(error)], next_command="inv --help lint-migrations") from None
+        print(verdict.summary)
+        for finding in verdict.findings:
+            print(f"{finding.path}: {finding.reason}")
+        if verdict.colour == "red":
+            raise Exit(code=1)
+
+
+ns = Collection(preflight, drain, ready, push, canary, roll_peers, rollback_all, status, config, lint_migrations)
+
+
+def _given(**knobs: object) -> dict[str, object]:
+    """The flags that were given; the others leave the environment and the file their say."""
+    return {name: value for name, value in knobs.items() if value not in ("", None, [])}
+
+
+def _load(c: Context, fleet: str, *, require_fleet: bool = True, **knobs: object) -> Loaded:
+    from veza_tasks.settings import load
+
+    _refuse_lookalikes(c)
+    named = fleet or os.environ.get("FLEET", "")
+    file = Path(named).expanduser() if named else Path(__file__).with_name("fabfile.yaml")
+    return load(file=file, environ=os.environ, flags=knobs, require_fleet=require_fleet)
+
+
+def _refuse_lookalikes(c: Context) -> None:
+    """Invoke's own flags that look like ours and do something else.
+
+    Raises:
+        ConfigError: ``--dry`` (it would blank shell commands and still do all the rest) or ``--config``.
+    """
+    problems = []
+    if c.config.run.dry:
+        problems.append("--dry is Invoke's own and would still change the fleet; use --plan after the task's name.")
+    if getattr(c.config, "_runtime_path", None):
+        problems.append("--config (-f, INVOKE_RUNTIME_CONFIG) is Invoke's own; use --fleet FILE after the task's name.")
+    if problems:
+        raise ConfigError(problems, next_command="inv --help canary")
+
+
+@contextmanager
+def _run(
+    c: Context,
+    fleet: str,
+    *,
+    plan: bool = False,
+    accept: list[str] | None = None,
+    reason: str = "",
+    **knobs: object,
+) -> Iterator[Run]:
+    """Everything a recipe needs, and every way out of it with its exit code."""
+    from veza_tasks.screen import open_screen
+
+    with open_screen(sys.stdout, environ=os.environ) as screen, _exit_codes(screen):
+        settings = _load(c, fleet, **knobs).settings
+
+        from veza_tasks.clock import SystemClock
+        from veza_tasks.fleet import Fleet
+        from veza_tasks.recipes.preflight import accepted
+        from veza_tasks.run import Run, new_run_id, operator
+        from veza_tasks.signals import Signals
+
+        clock = SystemClock()
+        allowed = accepted(accept or [], reason)
+        reached = Fleet(settings, emit=screen, plan=plan)
+        try:
+            with Signals(screen) as signals:
+                yield Run(
+                    id=new_run_id(clock),
+                    who=operator(),
+                    settings=settings,
+                    fleet=reached,
+                    clock=clock,
+                    emit=screen,
+                    signals=signals,
+                    plan=plan,
+                    accepted=allowed,
+                )
+        finally:
+            reached.close()
+
+
+@contextmanager
+def _exit_codes(screen: Screen | None) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted as stop:
+        error: ReleaseError = Refused(str(stop), state="No node was changed.", next_command="the same command again")
+    except Abandoned as stop:
+        error = NeedsHuman(
+            f"abandoned: {stop}",
+            state="Nothing was finished or put back after that; a node may be out of rotation, marked as ours.",
+            next_command="inv status; then the same command again, or inv rollback-all",
+        )
+    except ReleaseError as refusal:
+        error = refusal
+    else:
+        return
+    if screen is None:
+        print(f"{error.message}\n{error.state}\nNext: {error.next_command}", file=sys.stderr)
+    else:
+        screen.show_error(error)
+    raise Exit(code=error.exit_code)
+
+
+def _screen(run: Run) -> Screen:
+    from veza_tasks.screen import Screen
+
+    assert isinstance(run.emit, Screen)
+    return run.emit
+
+
+def _confirm(screen: Screen, how: str) -> None:
+    screen.flush()
+    try:
+        answer = input(f"Roll back {how}? [y/N] ") if sys.stdin.isatty() else ""
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise Refused("not confirmed", state="Nothing was changed.", next_command="inv rollback-all --yes")
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,186 @@
+"""HAProxy's runtime API, over ``incus exec … socat``, and its front door over HTTP.
+
+Source: HAProxy management guide, section 9.3 ("Unix Socket commands"). The runtime API has no status codes and socat exits
+0 on errors: a non-blank answer to a change is an error, and every change is read back.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntFlag, StrEnum
+
+import requests
+
+from veza_tasks.adapters.host import Reply, ensure
+from veza_tasks.adapters.incus import Incus
+from veza_tasks.errors import FleetError
+
+SERVING = (1, 2)
+"""Operational states of a server that gets requests: 1 warming up (``slowstart``), 2 running."""
+
+
+class Admin(IntFlag):
+    """Bits of ``srv_admin_state`` (management guide, "show servers state")."""
+
+    MAINT = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
+    DRAIN = 0x08 | 0x10
+
+
+class State(StrEnum):
+    """Administrative states that ``set server … state`` takes."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    MAINT = "maint"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of the pool. ``sessions`` and ``queued`` are now, ``total`` since HAProxy's worker started."""
+
+    name: str
+    operational: int
+    admin: int
+    weight: int
+    sessions: int
+    queued: int
+    total: int
+    status: str
+    checked: bool
+
+    @property
+    def state(self) -> State:
+        if self.admin & Admin.MAINT:
+            return State.MAINT
+        return State.DRAIN if self.admin & Admin.DRAIN else State.READY
+
+    @property
+    def serves(self) -> bool:
+        """Whether HAProxy sends it new requests."""
+        return self.admin == 0 and self.weight > 0 and self.operational in SERVING
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no request in hand. Idle keep-alive connections are no traffic."""
+        return self.sessions == 0 and self.queued == 0
+
+    def __str__(self) -> str:
+        return f"{self.state}, {self.status}, weight {self.weight}, {self.sessions + self.queued} sessions"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A HAProxy backend and its servers by name."""
+
+    algorithm: str
+    servers: Mapping[str, Server]
+
+    @property
+    def hashed(self) -> bool:
+        """Whether the algorithm may never send one client's requests to a given server."""
+        return self.algorithm.partition("(")[0] not in ("roundrobin", "static-rr", "leastconn", "random", "first", "")
+
+
+class LoadBalancer:
+    """One HAProxy. State is re-read on every call and never remembered: a reload forgets drains."""
+
+    def __init__(self, incus: Incus, *, instance: str, socket: str, url: str, pool: str, timeout: float) -> None:
+        self.instance = instance
+        self.incus = incus
+        self.pool_name = pool
+        self.url = url.rstrip("/")
+        self._held = incus.held(instance, "socat", "-", f"UNIX-CONNECT:{socket}")
+        self._timeout = timeout
+
+    def pool(self) -> Pool:
+        """The pool as HAProxy sees it now.
+
+        Raises:
+            FleetError: HAProxy knows no such pool, or its answer makes no sense.
+        """
+        states = self._states()
+        rows = self._stats()
+        return Pool(
+            algorithm=next((row.get("algo", "") for row in rows if row["svname"] == "BACKEND"), ""),
+            servers={row["svname"]: self._server(row, states) for row in rows if row["svname"] != "BACKEND"},
+        )
+
+    def server(self, name: str) -> Server:
+        """One server of the pool.
+
+        Raises:
+            FleetError: the pool has no such server.
+        """
+        try:
+            return self.pool().servers[name]
+        except KeyError:
+            raise FleetError(f"{self.instance}: pool {self.pool_name} has no server {name}") from None
+
+    def set_state(self, name: str, state: State) -> None:
+        """Set a server's administrative state and read it back (runbook steps 2 and 5)."""
+        self._change(f"set server {self.pool_name}/{name} state {state}", lambda: self.server(name).state is state)
+
+    def close_sessions(self, name: str) -> None:
+        """Cut the sessions that a server still has. Their clients see a broken connection."""
+        self._change(f"shutdown sessions server {self.pool_name}/{name}", lambda: True)
+
+    def get(self, path: str) -> str:
+        """GET through the load balancer as a client would; gives the status code, or what went wrong, as text."""
+        try:
+            reply = requests.get(
+                self.url + path, timeout=(2.0, 5.0), allow_redirects=False, headers={"Connection": "close"}
+            )
+        except requests.RequestException as error:
+            return f"no answer ({type(error).__name__})"
+        return str(reply.status_code)
+
+    def _states(self) -> dict[str, Mapping[str, str]]:
+        lines = self._ask(f"show servers state {self.pool_name}").splitlines()
+        header = next((line for line in lines if line.startswith("# ")), None)
+        if header is None:
+            raise FleetError(f"{self.instance}: no pool {self.pool_name}: {' '.join(lines)[:200]}")
+        names = header.removeprefix("# ").split()
+        rows = [dict(zip(names, line.split(), strict=False)) for line in lines[lines.index(header) + 1 :] if line]
+        return {row["srv_name"]: row for row in rows}
+
+    def _stats(self) -> list[dict[str, str]]:
+        answer = self._ask(f"show stat {self.pool_name} 6 -1").strip()
+        if not answer.startswith("# "):
+            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {answer[:200]}")
+        return list(csv.DictReader(io.StringIO(answer.removeprefix("# "))))
+
+    def _server(self, row: Mapping[str, str], states: Mapping[str, Mapping[str, str]]) -> Server:
+        name = row["svname"]
+        try:
+            state = states[name]
+            return Server(
+                name=name,
+                operational=int(state["srv_op_state"]),
+                admin=int(state["srv_admin_state"]),
+                weight=int(state["srv_uweight"]),
+                sessions=int(row["scur"] or 0),
+                queued=int(row["qcur"] or 0),
+                total=int(row["stot"] or 0),
+                status=row["status"],
+                checked=bool(row["check_status"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise FleetError(f"{self.instance}: the state of {self.pool_name}/{name} makes no sense: {error!r}") from None
+
+    def _ask(self, command: str) -> str:
+        return self.incus.host.prompt(self._held, command, timeout=self._timeout).out
+
+    def _change(self, command: str, came_true: Callable[[], bool]) -> None:
+        answers: list[str] = []
+
+        def change() -> Reply:
+            reply = self.incus.host.prompt(self._held, command, effect=command, timeout=self._timeout)
+            answers.append(" ".join(reply.out.split()))
+            return reply
+
+        if not ensure(change, came_true) or any(answers):
+            answer = "; ".join(filter(None, answers)) or "nothing, and did not do it"
+            raise FleetError(f"{self.instance}: HAProxy answered to {command!r}: {answer}")

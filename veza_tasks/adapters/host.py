@@ -1,0 +1,148 @@
+"""The one seam through which the fleet is read and changed.
+
+A call with an ``effect`` (a short text saying what it changes) is a change; a call without is a read. ``PlannedHost``
+is what makes ``--plan`` true everywhere: it lets reads through and only announces changes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from veza_tasks.errors import OutcomeUnknown
+from veza_tasks.events import Emit, Planned
+
+Command = Sequence[str]
+Progress = Callable[[int], None]
+"""Takes the number of bytes sent so far."""
+
+TIMED_OUT = 124
+"""Exit status of ``timeout`` from coreutils when it had to end the command."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a command that surely ran gave back. ``planned`` replies stand for changes that were not made."""
+
+    status: int
+    out: str = ""
+    err: str = ""
+    planned: bool = False
+
+    @property
+    def complaint(self) -> str:
+        """What it said about its failure, on one line."""
+        if self.status == TIMED_OUT:
+            return "it did not end in time"
+        return " ".join((self.err or self.out).split()) or f"exit status {self.status}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A remote program that is started once and then spoken to; ``where`` names it for people."""
+
+    where: str
+    argv: tuple[str, ...]
+
+
+class Host(Protocol):
+    """One Incus server. All times in seconds; every call ends within its timeout and a small margin.
+
+    Raises ``Unreachable``, ``HostKeyRefused`` or ``OutcomeUnknown``; a command that ran and failed is a ``Reply``.
+    """
+
+    name: str
+
+    def run(
+        self,
+        argv: Command,
+        *,
+        into: Command = (),
+        stdin: BinaryIO | None = None,
+        effect: str = "",
+        timeout: float,
+        progress: Progress | None = None,
+    ) -> Reply:
+        """One command of its own; ``into`` is a second one fed by its output (as a pipe on the host)."""
+        ...
+
+    def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
+        """One command in a held-open ``sh``."""
+        ...
+
+    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
+        """One line to a held-open HAProxy prompt; gives its answer."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def quoted(argv: Command, *, into: Command = (), timeout: float | None = None) -> str:
+    """The only place where an argument list becomes text for a remote POSIX shell; ``timeout`` bounds it over there."""
+    bound = [] if timeout is None else ["timeout", "-k", "2", f"{timeout:g}"]
+    line = shlex.join([*bound, *argv])
+    return f"{line} | {shlex.join([*bound, *into])}" if into else line
+
+
+class PlannedHost:
+    """A host under ``--plan``: reads are real, changes are announced and not made."""
+
+    def __init__(self, host: Host, emit: Emit) -> None:
+        self.name = host.name
+        self._host = host
+        self._emit = emit
+
+    def run(
+        self,
+        argv: Command,
+        *,
+        into: Command = (),
+        stdin: BinaryIO | None = None,
+        effect: str = "",
+        timeout: float,
+        progress: Progress | None = None,
+    ) -> Reply:
+        if effect:
+            return self._announce(self.name, effect)
+        return self._host.run(argv, into=into, stdin=stdin, timeout=timeout, progress=progress)
+
+    def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
+        if effect:
+            return self._announce(held.where, effect)
+        return self._host.shell(held, argv, timeout=timeout)
+
+    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
+        if effect:
+            return self._announce(held.where, effect)
+        return self._host.prompt(held, command, timeout=timeout)
+
+    def close(self) -> None:
+        self._host.close()
+
+    def _announce(self, where: str, effect: str) -> Reply:
+        self._emit(Planned(where, effect))
+        return Reply(0, planned=True)
+
+
+def ensure(change: Callable[[], Reply | None], came_true: Callable[[], bool]) -> bool:
+    """Make a change whose answer may get lost: look, and if it did not come true make it once more.
+
+    The change must be safe to repeat. Gives whether it came true (always, when it was only planned).
+
+    Raises:
+        OutcomeUnknown: the answer was lost twice.
+    """
+    for attempt in (1, 2):
+        try:
+            reply = change()
+        except OutcomeUnknown:
+            if attempt == 2:
+                raise
+        else:
+            if reply is not None and reply.planned:
+                return True
+        if came_true():
+            return True
+    return False

@@ -1,0 +1,199 @@
+"""A node's place in HAProxy's rotation: out of it, back into it, and proof that requests reach it again.
+
+Before a node is taken out it is marked as ours. A server that is out with the mark is *explained* and a re-run takes it on;
+without the mark it is somebody else's decision and is never undone by us. Runbook steps 2, 5 and 6.
+"""
+
+from __future__ import annotations
+
+import json
+
+from veza_tasks.adapters.haproxy import Pool, Server, State
+from veza_tasks.adapters.node import Node
+from veza_tasks.errors import DrainTimeout, NotRouted, Refused
+from veza_tasks.events import Note, Warned
+from veza_tasks.run import Run
+
+DRAINED = "drained"
+"""Mark: which run took this node out, who, when and why."""
+POLL = 0.05
+CLOSED_WITHIN = 5.0
+"""Seconds that closed sessions may take to be gone."""
+
+
+def drained_by(node: Node) -> str:
+    """Who took the node out and why, in words; empty where nobody of us did."""
+    mark = node.read_mark(DRAINED)
+    return explain(mark)
+
+
+def explain(mark: str) -> str:
+    """A mark in words; a mark that is not ours to read is given as it stands."""
+    try:
+        note = json.loads(mark)
+        return f"{note['why']} (run {note['run']}, {note['who']}, {note['when']})"
+    except (ValueError, KeyError, TypeError):
+        return mark
+
+
+def others_serving(pool: Pool, node: Node) -> list[Server]:
+    """The servers that go on serving without this node."""
+    return [server for name, server in pool.servers.items() if name != node.server and server.serves]
+
+
+def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout: float | None = None) -> str:
+    """Take a node out of rotation and wait until it serves nothing; twice is a no-op. Gives the outcome in words.
+
+    ``policy`` is what happens at the timeout: ``abort`` puts it back, ``close`` moves it to ``maint`` and cuts its sessions
+    (clients bound by a cookie never leave a server in ``drain``). Both default to the knobs.
+
+    Raises:
+        Refused: it is out already and not by us, or nobody else serves.
+        DrainTimeout: it still served at the timeout; it is back in rotation.
+    """
+    settings = run.settings
+    policy = policy or settings.drain_policy
+    timeout = settings.drain_timeout if timeout is None else timeout
+    balancer = run.fleet.load_balancer
+    pool = balancer.pool()
+    server = balancer.server(node.server)
+    marked = drained_by(node)
+    if server.state is not State.READY and not marked:
+        raise Refused(
+            f"{node.name} is out of rotation ({server}) and not by us: somebody else's decision, which we leave alone",
+            next_command=f"inv ready --node {node.name} --adopt    # if you know that it may serve again",
+        )
+    if server.serves and not others_serving(pool, node):
+        raise Refused(f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained")
+    was_serving = server.state is State.READY
+    if not marked:
+        node.mark(DRAINED, run.note(why=why))
+    if was_serving:
+        balancer.set_state(node.server, State.DRAIN)
+
+    def missing() -> str:
+        keep_out(run, node)
+        now = balancer.server(node.server)
+        return "" if now.idle else f"{now.sessions} sessions, {now.queued} queued"
+
+    try:
+        run.until(
+            missing,
+            step="drain",
+            node=node.name,
+            limit=timeout,
+            every=POLL,
+            failure=lambda what: DrainTimeout(f"{node.name} still serves after {timeout:g} s: {what}"),
+        )
+    except DrainTimeout as late:
+        if policy == "close":
+            return _close(run, node, late)
+        if was_serving:
+            _undo(run, node)
+        raise
+    return f"0 sessions{'' if was_serving else '; it was out already: ' + marked}"
+
+
+def keep_out(run: Run, node: Node) -> None:
+    """Take the node out again if something put it back meanwhile: a reload of HAProxy forgets drains."""
+    balancer = run.fleet.load_balancer
+    if balancer.server(node.server).state is State.READY and not run.plan:
+        run.emit(Warned(f"{node.name} was put back into rotation by somebody or by a reload of HAProxy; taking it out again"))
+        balancer.set_state(node.server, State.DRAIN)
+
+
+def put_back(run: Run, node: Node) -> str:
+    """Make the server ready and wait until HAProxy's own checks have it serving. Gives the outcome in words.
+
+    Raises:
+        NotRouted: HAProxy does not take it back within ``READY_TIMEOUT``.
+    """
+    balancer = run.fleet.load_balancer
+    if balancer.server(node.server).state is not State.READY:
+        balancer.set_state(node.server, State.READY)
+
+    def missing() -> str:
+        server = balancer.server(node.server)
+        return "" if server.serves else str(server)
+
+    run.until(
+        missing,
+        step="ready",
+        node=node.name,
+        limit=run.settings.ready_timeout,
+        every=POLL,
+        failure=lambda what: NotRouted(
+            f"{node.name}: HAProxy does not route to it after {run.settings.ready_timeout:g} s: {what}"
+        ),
+    )
+    return str(balancer.server(node.server))
+
+
+def check_routed(run: Run, node: Node) -> str:
+    """200 through the load balancer *and* this server's own counter moved: a bare 200 can come from a peer.
+
+    Removes the mark: the node is back. Gives the outcome in words.
+
+    Raises:
+        NotRouted: not both within ``LB_TIMEOUT``.
+    """
+    settings = run.settings
+    balancer = run.fleet.load_balancer
+    pool = balancer.pool()
+    url = balancer.url + settings.health_path
+    before = balancer.server(node.server).total
+    said = ""
+
+    def missing() -> str:
+        nonlocal before, said
+        answer = balancer.get(settings.health_path)
+        server = balancer.server(node.server)
+        # A reload of HAProxy starts the counters anew.
+        before = min(before, server.total)
+        if answer != "200":
+            return f"{url} answers {answer}"
+        if not server.serves:
+            return f"HAProxy does not route to it: {server}"
+        if server.total > before:
+            said = f"200, and {node.name} itself served ({server.total - before} requests)"
+        elif pool.hashed:
+            said = f"200; with balance {pool.algorithm} our requests may never reach it: HAProxy's state is the proof"
+        return "" if said else f"200, but {node.name} has served none yet"
+
+    run.until(
+        missing,
+        step="lb-check",
+        node=node.name,
+        limit=settings.lb_timeout,
+        every=POLL,
+        failure=lambda what: NotRouted(f"{node.name}: after {settings.lb_timeout:g} s {what}"),
+    )
+    node.unmark(DRAINED)
+    return said
+
+
+def _close(run: Run, node: Node, late: DrainTimeout) -> str:
+    balancer = run.fleet.load_balancer
+    run.emit(Warned(f"{late.message}; closing them"))
+    balancer.set_state(node.server, State.MAINT)
+    balancer.close_sessions(node.server)
+
+    def missing() -> str:
+        server = balancer.server(node.server)
+        return "" if server.idle else f"{server.sessions} sessions, {server.queued} queued"
+
+    run.until(
+        missing,
+        step="drain",
+        node=node.name,
+        limit=CLOSED_WITHIN,
+        every=POLL,
+        failure=lambda what: DrainTimeout(f"{node.name} still serves in maint with its sessions closed: {what}"),
+    )
+    return "sessions closed"
+
+
+def _undo(run: Run, node: Node) -> None:
+    run.fleet.load_balancer.set_state(node.server, State.READY)
+    node.unmark(DRAINED)
+    run.emit(Note(f"{node.name} is back in rotation, as it was"))

@@ -1,0 +1,91 @@
+"""The fleet as settings name it: every adapter, wired once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from veza_tasks.adapters.haproxy import LoadBalancer
+from veza_tasks.adapters.host import Host, PlannedHost
+from veza_tasks.adapters.incus import Incus
+from veza_tasks.adapters.node import Node
+from veza_tasks.adapters.prometheus import Prometheus
+from veza_tasks.events import Emit
+from veza_tasks.settings import Settings
+
+Connect = Callable[[str, Settings], Host]
+"""Gives the host of this name; nothing is sent before it is first used."""
+
+
+def connect_with_ssh(name: str, settings: Settings) -> Host:
+    """The real thing: one Fabric connection per Incus host."""
+    from veza_tasks.adapters.ssh import SshHost
+
+    return SshHost(
+        name, settings.hosts[name], connect_timeout=settings.connect_timeout, ssh_config=settings.ssh_config
+    )
+
+
+class Fleet:
+    """All hosts, nodes and the load balancer named in ``fabfile.yaml``. Under ``plan`` no change passes."""
+
+    def __init__(
+        self, settings: Settings, *, emit: Emit, plan: bool = False, connect: Connect = connect_with_ssh
+    ) -> None:
+        self._settings = settings
+        hosts = {name: connect(name, settings) for name in settings.hosts}
+        self.hosts = {name: PlannedHost(host, emit) for name, host in hosts.items()} if plan else hosts
+        timeout = settings.command_timeout
+        self.incus = {
+            name: Incus(host, settings.hosts[name], timeout=timeout) for name, host in self.hosts.items()
+        }
+        self.nodes = {
+            name: Node(node, self.incus[node.host], timeout=timeout)
+            for name, node in ((name, settings.node(name)) for name in settings.nodes)
+        }
+        balancer = settings.load_balancer
+        self.load_balancer = LoadBalancer(
+            self.incus[balancer.host],
+            instance=balancer.instance,
+            socket=balancer.socket,
+            url=balancer.url,
+            pool=settings.pool_backend,
+            timeout=timeout,
+        )
+
+    @property
+    def canary(self) -> Node:
+        return self.nodes[self._settings.canary_node]
+
+    @property
+    def peers(self) -> list[Node]:
+        return [self.nodes[name] for name in self._settings.peer_nodes]
+
+    @property
+    def released_to(self) -> list[Node]:
+        """The canary, then the peers, in the order in which a release reaches them."""
+        return [self.canary, *self.peers]
+
+    def node(self, name: str = "") -> Node:
+        """A node by name, the canary by default.
+
+        Raises:
+            ConfigError: the fleet has no such node; names the nearest.
+        """
+        return self.nodes[self._settings.node(name or self._settings.canary_node).name]
+
+    @cached_property
+    def prometheus(self) -> Prometheus:
+        settings = self._settings
+        return Prometheus(
+            settings.prom_url,
+            timeout=settings.prom_timeout,
+            user=settings.prom_user,
+            password_file=settings.prom_password_file,
+            bearer_token_file=settings.prom_bearer_token_file,
+            ca_file=settings.prom_ca_file,
+        )
+
+    def close(self) -> None:
+        for host in self.hosts.values():
+            host.close()

@@ -1,0 +1,1 @@
+"""The runbook, line by line."""

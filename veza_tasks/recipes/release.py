@@ -1,0 +1,394 @@
+"""The runbook "Canary release — backend-api", its numbered steps by name and in order.
+
+Every step looks first and does only what is missing, so the same command again is the resume.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from veza_tasks.adapters.haproxy import State
+from veza_tasks.adapters.node import Binaries, Node
+from veza_tasks.capabilities import gate, health, install, rotation
+from veza_tasks.capabilities.artifact import Release
+from veza_tasks.errors import (
+    DrainTimeout,
+    FleetError,
+    HealthCheckFailed,
+    Interrupted,
+    NeedsHuman,
+    NotRouted,
+    OutcomeUnknown,
+    Refused,
+    ReleaseError,
+    RollbackFailed,
+    RolledBack,
+    Unreachable,
+)
+from veza_tasks.events import Note, Planned, Warned
+from veza_tasks.recipes.preflight import Cleared, LastKnownGood, last_known_good, preflight
+from veza_tasks.run import Run
+
+ROLLBACK_DRAIN = 5.0
+"""Seconds that a bad canary's requests get to finish before its sessions are closed."""
+ROLLBACK_PATIENCE = 60.0
+"""Seconds for which a rollback tries again while the fleet is out of reach."""
+
+
+def canary(run: Run, *, sha256: str | None = None, rewatch: bool = False) -> None:
+    """One release, from the checklist to the last peer.
+
+    Raises:
+        Refused: nothing is changed, or everything was undone.
+        RolledBack: the canary is back on the last known good binary.
+        NeedsHuman: a peer failed; the canary and the peers before it are released.
+        RollbackFailed: the canary could not be brought back.
+    """
+    node = run.fleet.canary
+    cleared = preflight(run, sha256=sha256)  # 1. Pre-deploy hook, and the rest of the checklist
+    release = cleared.artifact.release
+    stage(run, run.fleet.released_to, cleared)
+    with back_to_last_known_good(run, node, cleared):
+        came_back_at = deploy(run, node, release)  # 2. to 6.
+        watch(run, node, release, came_back_at=came_back_at, rewatch=rewatch)  # 7. SLI monitor
+    roll(run, release)  # 8. Roll the peers
+    tidy(run, cleared)
+
+
+def deploy(run: Run, node: Node, release: Release) -> float:
+    """Steps 2 to 6 on one node; gives when it came back into rotation, on the run's clock.
+
+    Raises:
+        StepFailed: a step failed; the node is left as it then was.
+    """
+    seen = node.look()
+    runs_it = seen.installed == seen.running == release.digest and seen.unit.is_up
+    restarted = False
+    if not runs_it:
+        drain(run, node, why=f"release of {release}")  # 2. Drain
+        restarted = push(run, node, release, seen)  # 3. Push the binary, restart
+    check_health(run, node, release, restarted=restarted)  # 4. Per-node health check
+    came_back_at = ready(run, node)  # 5. Re-enable
+    check_load_balancer(run, node)  # 6. LB-side health check
+    return came_back_at if not runs_it else came_back_at - (seen.uptime or 0.0)
+
+
+def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout: float | None = None) -> None:
+    """2. Take the node out of rotation and wait until it serves nothing."""
+    with run.step("drain", node.name) as done:
+        done(rotation.drain(run, node, why=why, policy=policy, timeout=timeout))
+
+
+def push(run: Run, node: Node, release: Release, seen: Binaries) -> bool:
+    """3. Put the binary in place, and restart the unit if it does not run that very file; gives whether it did."""
+    restart = seen.running != release.digest or not seen.unit.is_up
+    with run.step("push", node.name) as done:
+        done(install.install(run, node, release, seen))
+        if restart:
+            health.restart(run, node)
+            done("restarted")
+    return restart
+
+
+def check_health(run: Run, node: Node, release: Release | None, *, restarted: bool) -> None:
+    """4. 200 from inside the container, the main process unchanged, and its executable the binary (if one is named)."""
+    out = run.fleet.load_balancer.server(node.server).state is not State.READY
+
+    def stay_out() -> None:
+        if out:
+            rotation.keep_out(run, node)
+
+    with run.step("health", node.name) as done:
+        done(health.wait_until_healthy(run, node, restarted=restarted and not run.plan, each_look=stay_out))
+        if release and not run.plan:
+            install.check_running(node, release)
+
+
+def ready(run: Run, node: Node) -> float:
+    """5. Make the server ready and wait until HAProxy has it serving; gives when that was, on the run's clock."""
+    with run.step("ready", node.name) as done:
+        done(rotation.put_back(run, node))
+    return run.clock.monotonic()
+
+
+def check_load_balancer(run: Run, node: Node) -> None:
+    """6. 200 through the load balancer, and this very server served."""
+    with run.step("lb-check", node.name) as done:
+        done(rotation.check_routed(run, node))
+
+
+def watch(run: Run, node: Node, release: Release, *, came_back_at: float, rewatch: bool) -> None:
+    """7. Watch the SLIs for ``SLI_WINDOW``; a green window is recorded on the instance.
+
+    Raises:
+        SliBreached: the first red probe, no data for too long, or no verdict by the end.
+        HealthCheckFailed: the process died.
+        NotRouted: the node fell out of rotation.
+    """
+    settings = run.settings
+    with run.step("sli-window", node.name) as done:
+        if not rewatch and (proof := proven(run, node, release)):
+            done(f"skipped: {release} survived a window at least as strict: {proof}; --rewatch watches again")
+            return
+        if run.plan:
+            run.emit(Planned(node.name, f"watch its SLIs for {settings.sli_window:g} s"))
+            return
+        green = gate.watch(
+            run.fleet.prometheus,
+            settings,
+            node.name,
+            clock=run.clock,
+            emit=run.emit,
+            check_interrupt=run.signals.check,
+            came_back_at=came_back_at,
+            keep_routed=_still_well(run, node),
+        )
+        node.mark(
+            install.PROVEN,
+            run.note(
+                digest=release.digest,
+                version=release.version,
+                window=settings.sli_window,
+                p95_threshold=settings.prom_p95_threshold_s,
+                error_rate_threshold=settings.prom_err_rate_threshold,
+                worst_p95=green.worst_p95,
+                worst_error_rate=green.worst_error_rate,
+                accepted=dict(run.accepted),
+            ),
+        )
+        done(f"green for {settings.sli_window:g} s, {green.probes} probes")
+
+
+def proven(run: Run, node: Node, release: Release) -> str:
+    """The record of a green window of this binary at least as strict as the knobs ask, in words; else empty."""
+    settings = run.settings
+    try:
+        record = json.loads(node.read_mark(install.PROVEN) or "{}")
+        strict_enough = (
+            record["digest"] == release.digest
+            and record["window"] >= settings.sli_window
+            and record["p95_threshold"] <= settings.prom_p95_threshold_s
+            and record["error_rate_threshold"] <= settings.prom_err_rate_threshold
+        )
+        return f"{record['window']:g} s, run {record['run']}, {record['when']}" if strict_enough else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def roll_peers(run: Run, *, sha256: str | None = None, unproven: str = "") -> None:
+    """Step 8 alone: the peers get what the canary has proven.
+
+    Raises:
+        Refused: preflight is red, or the canary has no green record of this binary and no reason was given.
+        NeedsHuman: a peer failed.
+    """
+    cleared = preflight(run, sha256=sha256, first=run.fleet.peers[0] if run.fleet.peers else None)
+    release = cleared.artifact.release
+    if not proven(run, run.fleet.canary, release):
+        if not unproven:
+            raise Refused(
+                f"{release} has no green record on {run.fleet.canary.name} that is as strict as the knobs ask",
+                state="Nothing was changed.",
+                next_command=f"inv canary --artifact {cleared.artifact.path}; or, knowing why: --unproven REASON",
+            )
+        run.emit(Warned(f"rolling {release} unproven: {unproven}"))
+    stage(run, run.fleet.peers, cleared)
+    roll(run, release)
+    tidy(run, cleared)
+
+
+def roll(run: Run, release: Release) -> None:
+    """8. Steps 2 to 6 on the peers, ``MAX_UNAVAILABLE`` at a time. A failing peer stops the run and stays out.
+
+    It is not rolled back: a peer's failure is of the deployment, not of the binary, and going back and forth is worse
+    (runbook, "Rollback path").
+
+    Raises:
+        NeedsHuman: a peer failed, or a signal came.
+    """
+    out_first = sorted(run.fleet.peers, key=lambda node: not rotation.drained_by(node))
+    many = run.settings.max_unavailable
+    for batch in (out_first[at : at + many] for at in range(0, len(out_first), many)):
+        try:
+            run.signals.check()
+            with run.signals.shield(f"finishing {', '.join(node.name for node in batch)}, then stopping before the next"):
+                run.each(lambda node: deploy(run, node, release), batch)
+        except (ReleaseError, Interrupted) as error:
+            raise NeedsHuman(
+                f"the roll stopped: {error}",
+                state=mixed(run, release),
+                next_command="put the cause right, then the same command again: it does what is missing",
+            ) from error
+
+
+@contextmanager
+def back_to_last_known_good(run: Run, node: Node, cleared: Cleared) -> Iterator[None]:
+    """Any way out but green ends here: the old binary is put back (runbook, "Rollback path").
+
+    Raises:
+        Refused: nothing had been installed yet; the node serves as before.
+        RolledBack: the last known good binary is back and serves.
+        RollbackFailed: it could not be brought back; the node is out of rotation.
+    """
+    try:
+        yield
+    except Exception as cause:
+        with run.signals.shield(f"putting the last known good binary back on {node.name}; that is not interrupted"):
+            _undo(run, node, cleared, cause)
+
+
+def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -> None:
+    """Bring a node back to a binary it has: out of traffic at once, put it back, and the checks of steps 4 to 6.
+
+    In place, without draining, if asked or where no other server is up.
+
+    Raises:
+        RollbackFailed: it is not healthy on that binary either; it stays out.
+    """
+    seen = node.look()
+    pool = run.fleet.load_balancer.pool()
+    server = pool.servers[node.server]
+    somebody_elses = server.state is not State.READY and not rotation.drained_by(node)
+    if not rotation.others_serving(pool, node) and not in_place:
+        run.emit(Warned(f"no other server than {node.name} is up: going back in place, without draining"))
+        in_place = True
+    if not (in_place or somebody_elses):
+        try:
+            drain(run, node, why=f"going back to {release}", policy="close", timeout=ROLLBACK_DRAIN)
+        except DrainTimeout as late:
+            # It is in maint, so nothing new comes; the old binary matters more than its last requests.
+            run.emit(Warned(late.message))
+    check_health(run, node, release, restarted=push(run, node, release, seen))
+    if somebody_elses:
+        raise NeedsHuman(
+            f"{node.name} is back on {release}, but somebody else took it out of rotation; it is left out",
+            next_command="whoever took it out puts it back",
+        )
+    ready(run, node)
+    check_load_balancer(run, node)
+
+
+def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
+    """Bring the artifact and the last known good binary to the nodes while everyone still serves: rollback never uploads."""
+    install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path)
+    stage_last_known_good(run, {node: cleared.last_known_good for node in nodes})
+    run.signals.check()
+
+
+def stage_last_known_good(run: Run, good: dict[Node, LastKnownGood]) -> None:
+    """Keep each node's last known good binary by its digest, ready to be renamed into place."""
+    local = {node: known for node, known in good.items() if known.local}
+    for known in set(local.values()):
+        if known.local:
+            install.stage(run, [node for node in local if local[node] == known], known.release, known.local)
+    for node, known in good.items():
+        if known.on_node:
+            install.stage_from_node(run, node, known.on_node, known.release)
+
+
+def tidy(run: Run, cleared: Cleared) -> None:
+    """Bound the kept binaries. A failure here is told and changes nothing about the release."""
+    protected = [cleared.artifact.release.digest, cleared.last_known_good.release.digest]
+    for node in run.fleet.released_to:
+        try:
+            install.prune(run, node, protected)
+        except ReleaseError as error:
+            run.emit(Warned(error.message))
+
+
+def mixed(run: Run, release: Release) -> str:
+    """Which nodes run the release and which do not, as far as the fleet answers."""
+    def one(node: Node) -> str:
+        try:
+            seen = node.look()
+            server = run.fleet.load_balancer.server(node.server)
+        except ReleaseError as error:
+            return f"{node.name}: cannot be looked at ({error.message})"
+        runs = "the release" if seen.running == release.digest else f"{seen.version(seen.running)} ({(seen.running or 'nothing')[:12]})"
+        return f"{node.name}: runs {runs}, {'serves' if server.serves else f'out of rotation ({server.state}, {server.status})'}"
+
+    return "\n".join(one(node) for node in run.fleet.released_to)
+
+
+def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
+    release, good = cleared.artifact.release, cleared.last_known_good.release
+    before = cleared.seen[node.name]
+    said = cause.message if isinstance(cause, ReleaseError) else f"{cause}"
+    deadline = run.clock.monotonic() + ROLLBACK_PATIENCE
+    while True:
+        try:
+            if before.running != release.digest and _as_before(node, before):
+                _give_back(run, node)
+                raise Refused(
+                    said,
+                    state=f"{node.name} runs what it ran before and serves. No other node was touched.",
+                    next_command=_next_command(cause, "the same command again"),
+                ) from cause
+            with run.step("rollback", node.name) as done:
+                restore(run, node, good)
+                done(f"{node.name} is back on {good}")
+            raise RolledBack(
+                f"{said}",
+                state=f"{node.name} is back on {good} and serves. No peer was touched.",
+                next_command=f"inv status; the failed binary is kept on {node.name} as {release.digest[:12]}…",
+            ) from cause
+        except (Unreachable, OutcomeUnknown) as lost:
+            if run.clock.monotonic() >= deadline:
+                raise _not_back(run, node, good, said, lost) from cause
+            run.emit(Warned(f"{lost.message}; trying again"))
+            run.clock.sleep(2.0)
+        except (FleetError, HealthCheckFailed, NotRouted, NeedsHuman) as failed:
+            if isinstance(failed, NeedsHuman):
+                raise
+            raise _not_back(run, node, good, said, failed) from cause
+
+
+def _as_before(node: Node, before: Binaries) -> bool:
+    now = node.look()
+    return (now.installed, now.running) == (before.installed, before.running) and now.unit.is_up
+
+
+def _give_back(run: Run, node: Node) -> None:
+    """Undo our own drain, if there is one. What an earlier run or somebody else took out stays out."""
+    if run.id in node.read_mark(rotation.DRAINED):
+        ready(run, node)
+        check_load_balancer(run, node)
+
+
+def _still_well(run: Run, node: Node) -> Callable[[], None]:
+    """What must stay true while the window runs. A fleet out of reach is borne for ``COMMAND_TIMEOUT``, then it is a failure."""
+    pid = node.health().unit.main_pid
+    seen_at = run.clock.monotonic()
+
+    def look() -> None:
+        nonlocal seen_at
+        try:
+            unit = node.health().unit
+            server = run.fleet.load_balancer.server(node.server)
+        except FleetError:
+            if run.clock.monotonic() - seen_at > run.settings.command_timeout:
+                raise
+            return
+        seen_at = run.clock.monotonic()
+        if unit.main_pid != pid:
+            raise HealthCheckFailed(
+                f"{node.name}: the process died in the window: unit is {unit}\nLast log lines of {node.unit}:\n{node.log_tail()}"
+            )
+        if not server.serves:
+            raise NotRouted(f"{node.name} fell out of rotation in the window: {server}")
+
+    return look
+
+
+def _not_back(run: Run, node: Node, good: Release, said: str, failed: ReleaseError) -> RollbackFailed:
+    return RollbackFailed(
+        f"{said}\nand {good} could not be brought back: {failed.message}",
+        state=f"{node.name} is left as it is, out of rotation as far as HAProxy could be told. No peer was touched.",
+        next_command=f"inv status; then inv rollback-all, or by hand on {node.name}",
+    )
+
+
+def _next_command(cause: Exception, otherwise: str) -> str:
+    return (cause.next_command if isinstance(cause, ReleaseError) else "") or otherwise

@@ -1,0 +1,119 @@
+"""The manual full rollback: every node back to its last known good binary (runbook, "Manual rollback (full)")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veza_tasks.adapters.haproxy import State
+from veza_tasks.adapters.node import Binaries, Node
+from veza_tasks.capabilities import install, rotation
+from veza_tasks.capabilities.artifact import Release
+from veza_tasks.errors import Interrupted, Refused, ReleaseError, RollbackFailed
+from veza_tasks.recipes.preflight import LastKnownGood, last_known_good
+from veza_tasks.recipes.release import mixed, restore, stage_last_known_good
+from veza_tasks.run import Run
+
+
+@dataclass(frozen=True)
+class Way:
+    """What ``rollback_all`` would do on one node. No target: ``problem`` says why."""
+
+    node: Node
+    seen: Binaries | None
+    target: LastKnownGood | None
+    serves: bool
+    problem: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the node already runs its target and serves."""
+        if self.seen is None or self.target is None:
+            return False
+        return self.seen.installed == self.seen.running == self.target.release.digest and self.serves
+
+    @property
+    def runs(self) -> str:
+        if self.seen is None:
+            return "unknown"
+        return str(Release(self.seen.running, self.seen.version(self.seen.running))) if self.seen.running else "nothing"
+
+    @property
+    def action(self) -> str:
+        if self.target is None:
+            return f"cannot: {self.problem}"
+        return "nothing, it is there" if self.is_there else f"back to {self.target.release}"
+
+
+def ways(run: Run) -> list[Way]:
+    """Look at every node: what it runs and where it would go.
+
+    Raises:
+        Refused: ``ROLLBACK_BINARY`` is the word ``running``, which names no way back here.
+    """
+    if run.settings.rollback_binary == "running":
+        raise Refused(
+            "ROLLBACK_BINARY=running names what the nodes run now: nothing to go back to",
+            state="Nothing was changed.",
+            next_command="inv rollback-all --rollback-binary /path/to/old/veza-api",
+        )
+
+    def look(node: Node) -> Way:
+        try:
+            seen = node.look()
+        except ReleaseError as error:
+            return Way(node, None, None, serves=False, problem=error.message)
+        server = run.fleet.load_balancer.server(node.server)
+        serves = server.serves and not rotation.drained_by(node)
+        try:
+            return Way(node, seen, last_known_good(run, node, seen, None), serves)
+        except ReleaseError as error:
+            return Way(node, seen, None, serves, error.message)
+
+    return run.each(look, run.fleet.released_to)
+
+
+def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> None:
+    """Bring every node back, one after the other with drain so that users see nothing, or all at once and in place.
+
+    A failing node does not stop the others. The previous binary stays where it is, so twice is harmless. The green record is
+    cleared first: what is rolled back is no longer proven.
+
+    Raises:
+        RollbackFailed: at least one node is not on its last known good binary.
+        Refused: a signal came before anything was changed.
+    """
+    going = [way for way in plan if way.target and not way.is_there]
+    failed = {way.node.name: way.problem for way in plan if way.target is None}
+    with run.step("stage"):
+        for way in going:
+            try:
+                stage_last_known_good(run, {way.node: way.target} if way.target else {})
+            except ReleaseError as error:
+                failed[way.node.name] = error.message
+    if going:
+        install.forget_proof(run, run.fleet.canary)
+    run.signals.check()
+
+    def bring_back(way: Way) -> None:
+        if way.target is None or way.node.name in failed:
+            return
+        try:
+            with run.step("rollback", way.node.name) as done:
+                restore(run, way.node, way.target.release, in_place=at_once)
+                done(f"on {way.target.release}")
+        except ReleaseError as error:
+            failed[way.node.name] = error.message
+
+    with run.signals.shield("the rollback goes on to the last node"):
+        if at_once:
+            run.each(bring_back, going)
+        else:
+            for way in going:
+                bring_back(way)
+    if failed:
+        raise RollbackFailed(
+            "\n".join(f"{name}: {why}" for name, why in failed.items()),
+            state="\n".join(way.action for way in plan),
+            next_command="inv status; then the same command again: nodes that are back are left alone",
+        )
