@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from invoke import Collection, Context, Exit, task
 
@@ -51,12 +51,32 @@ HELP = {
 }
 
 
-def _task(*flags: str, **more: Any) -> Any:
-    """A task with long flags only (derived short ones would change meaning as flags come and go), helped from ``HELP``."""
-    return task(help={flag: HELP[flag] for flag in (*flags, "fleet")}, auto_shortflags=False, **more)
+NO_KNOBS: Mapping[str, object] = {}
+Body = TypeVar("Body", bound=Callable[..., None])
 
 
-@_task("artifact", "rollback_binary", "sha256", "accept", "reason", "canary_node", "peer_nodes", "prom_url", iterable=["accept"])
+def _task(
+    *flags: str, positional: tuple[str, ...] = (), iterable: tuple[str, ...] = ()
+) -> Callable[[Body], Body]:
+    """A task with long flags only: derived short ones change meaning as flags come and go. Help is from ``HELP``."""
+    wanted = {flag: HELP[flag] for flag in (*flags, "fleet")}
+    made: Callable[[Body], Body] = task(
+        help=wanted, auto_shortflags=False, positional=positional, iterable=iterable
+    )
+    return made
+
+
+@_task(
+    "artifact",
+    "rollback_binary",
+    "sha256",
+    "accept",
+    "reason",
+    "canary_node",
+    "peer_nodes",
+    "prom_url",
+    iterable=("accept",),
+)
 def preflight(
     c: Context,
     artifact: str = "",
@@ -71,26 +91,37 @@ def preflight(
 ) -> None:
     """Look at everything a release relies on; changes nothing."""
     knobs = _given(
-        artifact=artifact, rollback_binary=rollback_binary, canary_node=canary_node, peer_nodes=peer_nodes, prom_url=prom_url
+        artifact=artifact,
+        rollback_binary=rollback_binary,
+        canary_node=canary_node,
+        peer_nodes=peer_nodes,
+        prom_url=prom_url,
     )
-    with _run(c, fleet, accept=accept, reason=reason, **knobs) as run:
+    with _run(c, fleet, accept=accept, reason=reason, knobs=knobs) as run:
         from veza_tasks.recipes.preflight import preflight
 
         preflight(run, sha256=sha256 or None)
 
 
-@_task("node", "plan", "drain_timeout", "drain_policy", positional=["node"])
+@_task("node", "plan", "drain_timeout", "drain_policy", positional=("node",))
 def drain(
-    c: Context, node: str = "", plan: bool = False, drain_timeout: str = "", drain_policy: str = "", fleet: str = ""
+    c: Context,
+    node: str = "",
+    plan: bool = False,
+    drain_timeout: str = "",
+    drain_policy: str = "",
+    fleet: str = "",
 ) -> None:
     """Take a node out of rotation and wait until it serves nothing (step 2)."""
-    with _run(c, fleet, plan=plan, **_given(drain_timeout=drain_timeout, drain_policy=drain_policy)) as run:
+    with _run(
+        c, fleet, plan=plan, knobs=_given(drain_timeout=drain_timeout, drain_policy=drain_policy)
+    ) as run:
         from veza_tasks.recipes.single import drain
 
         drain(run, run.fleet.node(node))
 
 
-@_task("node", "plan", positional=["node"])
+@_task("node", "plan", positional=("node",))
 def ready(c: Context, node: str = "", plan: bool = False, fleet: str = "") -> None:
     """Put a node that we took out back into rotation, once it is healthy (steps 4 to 6)."""
     with _run(c, fleet, plan=plan) as run:
@@ -99,12 +130,12 @@ def ready(c: Context, node: str = "", plan: bool = False, fleet: str = "") -> No
         ready(run, run.fleet.node(node))
 
 
-@_task("node", "artifact", "sha256", "plan", positional=["node"])
+@_task("node", "artifact", "sha256", "plan", positional=("node",))
 def push(
     c: Context, node: str = "", artifact: str = "", sha256: str = "", plan: bool = False, fleet: str = ""
 ) -> None:
     """Install a binary on a drained node, restart, and wait until it is healthy (steps 3 and 4)."""
-    with _run(c, fleet, plan=plan, **_given(artifact=artifact)) as run:
+    with _run(c, fleet, plan=plan, knobs=_given(artifact=artifact)) as run:
         from veza_tasks.recipes.single import push
 
         push(run, run.fleet.node(node), sha256=sha256 or None)
@@ -126,7 +157,7 @@ def push(
     "reason",
     "rewatch",
     "plan",
-    iterable=["accept"],
+    iterable=("accept",),
 )
 def canary(
     c: Context,
@@ -160,7 +191,7 @@ def canary(
         drain_timeout=drain_timeout,
         drain_policy=drain_policy,
     )
-    with _run(c, fleet, plan=plan, accept=accept, reason=reason, **knobs) as run:
+    with _run(c, fleet, plan=plan, accept=accept, reason=reason, knobs=knobs) as run:
         from veza_tasks.recipes.release import canary
 
         canary(run, sha256=sha256 or None, rewatch=rewatch)
@@ -176,7 +207,7 @@ def canary(
     "reason",
     "unproven",
     "plan",
-    iterable=["accept"],
+    iterable=("accept",),
 )
 def roll_peers(
     c: Context,
@@ -193,9 +224,12 @@ def roll_peers(
 ) -> None:
     """Release a proven binary to the peers alone (step 8)."""
     knobs = _given(
-        artifact=artifact, rollback_binary=rollback_binary, peer_nodes=peer_nodes, max_unavailable=max_unavailable
+        artifact=artifact,
+        rollback_binary=rollback_binary,
+        peer_nodes=peer_nodes,
+        max_unavailable=max_unavailable,
     )
-    with _run(c, fleet, plan=plan, accept=accept, reason=reason, **knobs) as run:
+    with _run(c, fleet, plan=plan, accept=accept, reason=reason, knobs=knobs) as run:
         from veza_tasks.recipes.release import roll_peers
 
         roll_peers(run, sha256=sha256 or None, unproven=unproven)
@@ -203,10 +237,15 @@ def roll_peers(
 
 @_task("rollback_binary", "at_once", "yes", "plan")
 def rollback_all(
-    c: Context, rollback_binary: str = "", at_once: bool = False, yes: bool = False, plan: bool = False, fleet: str = ""
+    c: Context,
+    rollback_binary: str = "",
+    at_once: bool = False,
+    yes: bool = False,
+    plan: bool = False,
+    fleet: str = "",
 ) -> None:
     """Bring every node back to its last known good binary (manual full rollback)."""
-    with _run(c, fleet, plan=plan, **_given(rollback_binary=rollback_binary)) as run:
+    with _run(c, fleet, plan=plan, knobs=_given(rollback_binary=rollback_binary)) as run:
         from veza_tasks.recipes.rollback import rollback_all, ways
 
         found = ways(run)
@@ -230,7 +269,9 @@ def status(c: Context, json: bool = False, fleet: str = "") -> None:
         else:
             _screen(run).show_table("status", *as_rows(found))
         if any(node.problems for node in found):
-            raise NeedsHuman("; ".join(f"{node.node}: {problem}" for node in found for problem in node.problems))
+            raise NeedsHuman(
+                "; ".join(f"{node.node}: {problem}" for node in found for problem in node.problems)
+            )
 
 
 @_task("json")
@@ -248,7 +289,7 @@ def config(c: Context, json: bool = False, fleet: str = "") -> None:
                 print(f"{name:{width}}  {_plain(value)}  ({source})")
 
 
-@_task("path", "base", "staged", iterable=["path"])
+@_task("path", "base", "staged", iterable=("path",))
 def lint_migrations(
     c: Context, path: list[str] | None = None, base: str = "", staged: bool = False, fleet: str = ""
 ) -> None:
@@ -256,7 +297,9 @@ def lint_migrations(
     with _exit_codes(None):
         from veza_tasks import migrations
 
-        settings = _load(c, fleet, require_fleet=False, **_given(migrations_dir=path, migrations_base=base)).settings
+        settings = _load(
+            c, fleet, require_fleet=False, knobs=_given(migrations_dir=path, migrations_base=base)
+        ).settings
         try:
             verdict = migrations.check(
                 [str(folder) for folder in settings.migrations_dir] or ["none"],
@@ -274,15 +317,19 @@ def lint_migrations(
             raise Exit(code=1)
 
 
-ns = Collection(preflight, drain, ready, push, canary, roll_peers, rollback_all, status, config, lint_migrations)
+ns = Collection(
+    preflight, drain, ready, push, canary, roll_peers, rollback_all, status, config, lint_migrations
+)
 
 
-def _given(**knobs: object) -> dict[str, object]:
+def _given(**knobs: object) -> Mapping[str, object]:
     """The flags that were given; the others leave the environment and the file their say."""
     return {name: value for name, value in knobs.items() if value not in ("", None, [])}
 
 
-def _load(c: Context, fleet: str, *, require_fleet: bool = True, **knobs: object) -> Loaded:
+def _load(
+    c: Context, fleet: str, *, require_fleet: bool = True, knobs: Mapping[str, object] = NO_KNOBS
+) -> Loaded:
     from veza_tasks.settings import load
 
     _refuse_lookalikes(c)
@@ -299,9 +346,13 @@ def _refuse_lookalikes(c: Context) -> None:
     """
     problems = []
     if c.config.run.dry:
-        problems.append("--dry is Invoke's own and would still change the fleet; use --plan after the task's name.")
+        problems.append(
+            "--dry is Invoke's own and would still change the fleet; use --plan after the task's name."
+        )
     if getattr(c.config, "_runtime_path", None):
-        problems.append("--config (-f, INVOKE_RUNTIME_CONFIG) is Invoke's own; use --fleet FILE after the task's name.")
+        problems.append(
+            "--config (-f, INVOKE_RUNTIME_CONFIG) is Invoke's own; use --fleet FILE after the task's name."
+        )
     if problems:
         raise ConfigError(problems, next_command="inv --help canary")
 
@@ -314,13 +365,13 @@ def _run(
     plan: bool = False,
     accept: list[str] | None = None,
     reason: str = "",
-    **knobs: object,
+    knobs: Mapping[str, object] = NO_KNOBS,
 ) -> Iterator[Run]:
     """Everything a recipe needs, and every way out of it with its exit code."""
     from veza_tasks.screen import open_screen
 
     with open_screen(sys.stdout, environ=os.environ) as screen, _exit_codes(screen):
-        settings = _load(c, fleet, **knobs).settings
+        settings = _load(c, fleet, knobs=knobs).settings
 
         from veza_tasks.clock import SystemClock
         from veza_tasks.fleet import Fleet
@@ -353,7 +404,9 @@ def _exit_codes(screen: Screen | None) -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
-        error: ReleaseError = Refused(str(stop), state="No node was changed.", next_command="the same command again")
+        error: ReleaseError = Refused(
+            str(stop), state="No node was changed.", next_command="the same command again"
+        )
     except Abandoned as stop:
         error = NeedsHuman(
             f"abandoned: {stop}",

@@ -30,7 +30,7 @@ from veza_tasks.events import (
     Planned,
     Probed,
     StepDone,
-    StepFailed,
+    StepBroke,
     StepStarted,
     Uploading,
     Waiting,
@@ -150,7 +150,7 @@ def test_printable_takes_the_sequence_and_leaves_the_text(raw: str, expected: st
         (StepStarted("drain", NODE), "step drain backend-api-2: started"),
         (StepStarted("preflight"), "step preflight: started"),
         (StepDone("drain", NODE, "0 sessions", 0.31), "step drain backend-api-2: done in 0.3 s: 0 sessions"),
-        (StepFailed("drain", NODE, seconds=60), "step drain backend-api-2: failed after 60.0 s"),
+        (StepBroke("drain", NODE, seconds=60), "step drain backend-api-2: failed after 60.0 s"),
         (Waiting("drain", NODE, "7 sessions", 3.2, 60), "wait drain backend-api-2: 7 sessions, 3 of 60 s"),
         (Uploading("incus-1", "veza-api", 9, 9), "upload incus-1: veza-api, 9 bytes"),
         (Planned("incus-1", "incus exec a -- true"), "would: incus-1: incus exec a -- true"),
@@ -214,7 +214,7 @@ def test_a_terminal_gets_steps_checks_and_changes_as_lines(pty: Pty) -> None:
         screen(Checked("last-known-good", Colour.YELLOW, "not what the node runs " * 5))
         screen(Checked("sli-now", Colour.RED, "1 % errors", "hot-fix"))
         screen(StepDone("drain", NODE, "0 sessions", 0.3))
-        screen(StepFailed("watch", NODE, "first red probe", 900))
+        screen(StepBroke("watch", NODE, "first red probe", 900))
         screen(Planned("incus-1", "incus exec backend-api-2 -- " + "x" * 100))
     text = pty.text()
     assert max(map(len, text.splitlines()[:5])) <= 80
@@ -257,7 +257,7 @@ def test_a_step_that_ended_is_not_live_any_more(pty: Pty) -> None:
         screen(StepStarted("stage"))
         screen(Uploading("incus-1", "veza-api", 3, 9))
         screen.flush()
-        screen(StepFailed("stage", detail="connection lost"))
+        screen(StepBroke("stage", detail="connection lost"))
         screen(Note("after"))
     _, stage, after = pty.text().partition("✗ stage · connection lost")
     assert stage

@@ -49,7 +49,9 @@ class ConfigError(ReleaseError):
 
     def __init__(self, problems: Sequence[str], *, next_command: str = "inv config") -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(self.problems), state="No connection was opened.", next_command=next_command)
+        super().__init__(
+            "\n".join(self.problems), state="No connection was opened.", next_command=next_command
+        )
 
 
 class Refused(ReleaseError):

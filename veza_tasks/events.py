@@ -38,7 +38,7 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True)
-class StepFailed(Event):
+class StepBroke(Event):
     step: str
     node: str = ""
     detail: str = ""

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from veza_tasks.clock import Clock
 from veza_tasks.errors import ReleaseError
-from veza_tasks.events import Emit, StepDone, StepFailed, StepStarted, Waiting
+from veza_tasks.events import Emit, StepBroke, StepDone, StepStarted, Waiting
 from veza_tasks.fleet import Fleet
 from veza_tasks.settings import Settings
 from veza_tasks.signals import Signals
@@ -62,7 +62,7 @@ class Run:
             yield said.append
         except BaseException as error:
             reason = error.message if isinstance(error, ReleaseError) else str(error) or type(error).__name__
-            self.emit(StepFailed(name, node, reason, self.clock.monotonic() - began))
+            self.emit(StepBroke(name, node, reason, self.clock.monotonic() - began))
             raise
         finally:
             self.doing.remove(doing)

@@ -35,7 +35,7 @@ from veza_tasks.events import (
     Planned,
     Probed,
     StepDone,
-    StepFailed,
+    StepBroke,
     StepStarted,
     Uploading,
     Waiting,
@@ -305,7 +305,7 @@ class _Plain:
             case StepStarted():
                 self._said[event.step, event.node] = now
                 return f"step {_named(event)}: started"
-            case StepDone() | StepFailed():
+            case StepDone() | StepBroke():
                 end = "done in" if isinstance(event, StepDone) else "failed after"
                 detail = f": {event.detail}" if event.detail else ""
                 return f"step {_named(event)}: {end} {event.seconds:.1f} s{detail}"
@@ -369,7 +369,7 @@ class _Terminal:
         match event:
             case StepStarted():
                 self._running[event.step, event.node] = _Running(now)
-            case StepDone() | StepFailed():
+            case StepDone() | StepBroke():
                 self._ended(event.step, event.node)
                 mark = ("✓ ", "green") if isinstance(event, StepDone) else ("✗ ", "bold red")
                 self._keep([mark], _detailed(_named(event), event.detail) + f"  {_seconds(event.seconds)}")
@@ -599,7 +599,7 @@ def _against(name: str, value: float | None, threshold: float, unit: str, *, sca
     return f"{name} {value * scale:.3g} {'<' if value < threshold else '>='} {threshold * scale:.3g} {unit}"
 
 
-def _named(event: StepStarted | StepDone | StepFailed | Waiting) -> str:
+def _named(event: StepStarted | StepDone | StepBroke | Waiting) -> str:
     return f"{event.step} {event.node}".rstrip()
 
 

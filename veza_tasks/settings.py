@@ -3,7 +3,7 @@
 Flag beats environment beats ``fabfile.yaml`` beats default. The knobs of the runbook keep their names: upper
 case in the environment, lower case in the file and here, with dashes as flags. All times are float seconds.
 
-Importing this module costs pydantic's import, about as much as Invoke's own: ``tasks.py`` does it inside tasks.
+Importing this module costs pydantic's import, as much as Invoke's own: ``tasks.py`` does so inside tasks.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ class Wanted:
     path: bool = False
 
 
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 30 * 86400.0
 
 
 def _number(value: object) -> object:
-    # Python counts True as 1 and reads 1_000 and nan; who writes these in a setting means something else.
+    # Python counts True as 1 and reads 1_000, 010 and nan; who writes these means something else.
     if isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.fullmatch(value)):
         raise ValueError("not a number")
     return value
 
 
 def _seconds(value: object) -> object:
-    if isinstance(value, str) and value and not _DURATION_PART.sub("", value):
+    if isinstance(value, str) and 0 < len(value) < 40 and not _DURATION_PART.sub("", value):
         return sum(float(count) * _DURATION_UNITS[unit] for count, unit in _DURATION_PART.findall(value))
     return _number(value)
 
@@ -76,13 +76,17 @@ def _text(value: object) -> object:
     return value
 
 
+def _words(text: str) -> list[str]:
+    return [word for word in re.split(r"[\s,]+", text) if word]
+
+
 def _list(value: object) -> object:
     # The word none is the empty list, so that an empty variable need not mean anything.
     if isinstance(value, str):
-        items = [item for item in re.split(r"[\s,]+", value) if item]
-        if not items:
+        words = _words(value)
+        if not words:
             raise ValueError("empty")
-        return [] if items == ["none"] else items
+        return [] if words == ["none"] else words
     return value
 
 
@@ -113,14 +117,11 @@ def _directory(value: object) -> object:
     return _text(value)
 
 
-_NAME = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}$")
-_NAME_WORDS = "at most 63 letters, digits and _.:@-, beginning with a letter or digit"
-_INCUS_NAME = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,62}$")
-_INCUS_NAME_WORDS = "at most 63 letters, digits and -, beginning with a letter"
+_NAME = Wanted("name", "a name of at most 63 letters, digits and _.:@-, beginning with a letter or digit")
+_INCUS_NAME = Wanted("name", "a name of at most 63 letters, digits and -, beginning with a letter")
 _LIST_WORDS = "a list, or text separated by spaces or commas, or the word none"
 _DURATION_WORDS = 'seconds or text such as "5m", "1h", "1.5s", "250ms"'
 _UPTO = Field(le=_LONGEST, allow_inf_nan=False)
-_COUNT = Field(ge=1, le=10**9)
 _WHOLE = Wanted("whole number", "a whole number of 1 or more")
 _PATH = Wanted("path", "a path without control characters", path=True)
 _URL = Wanted("URL", "an http or https URL with a host, without user, password, query and fragment")
@@ -155,20 +156,19 @@ Ratio = Annotated[
     Field(ge=1e-9, lt=1, allow_inf_nan=False),
     Wanted("ratio", "a number above 0 and below 1 (0.005 is 0.5 %)"),
 ]
-Count = Annotated[int, BeforeValidator(_number), _COUNT, _WHOLE]
-OptionalCount = Annotated[int | None, BeforeValidator(_number), _COUNT, _WHOLE]
-OptionalPort = Annotated[
-    int | None, BeforeValidator(_number), Field(ge=1, le=65535), Wanted("port", "a port from 1 to 65535")
-]
+Count = Annotated[int, BeforeValidator(_number), Field(ge=1, le=10**9), _WHOLE]
+OptionalCount = Annotated[Count | None, _WHOLE]
+Port = Annotated[int, BeforeValidator(_number), Field(ge=1, le=65535)]
+OptionalPort = Annotated[Port | None, Wanted("port", "a port from 1 to 65535")]
 Switch = Annotated[bool, BeforeValidator(_switch), Wanted("switch", "1, 0, true or false")]
-Name = Annotated[str, _NAME, Wanted("name", _NAME_WORDS)]
-OptionalName = Annotated[str | None, _NAME, Wanted("name", _NAME_WORDS)]
-IncusName = Annotated[str, _INCUS_NAME, Wanted("name", _INCUS_NAME_WORDS)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}$"), _NAME]
+OptionalName = Annotated[Name | None, _NAME]
+IncusName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,62}$"), _INCUS_NAME]
 Names = Annotated[
-    tuple[Name, ...], BeforeValidator(_list), Wanted("names", f"{_LIST_WORDS}; each {_NAME_WORDS}")
+    tuple[Name, ...], BeforeValidator(_list), Wanted("names", f"{_LIST_WORDS}; each {_NAME.words}")
 ]
 IncusNames = Annotated[
-    tuple[IncusName, ...], BeforeValidator(_list), Wanted("names", f"{_LIST_WORDS}; each {_INCUS_NAME_WORDS}")
+    tuple[IncusName, ...], BeforeValidator(_list), Wanted("names", f"{_LIST_WORDS}; each {_INCUS_NAME.words}")
 ]
 Address = Annotated[
     str,
@@ -426,7 +426,7 @@ class Loaded:
 
 
 def knobs() -> list[Knob]:
-    """Every knob, in the order of the file's groups. Hosts, nodes and load balancer are sections, not knobs."""
+    """Every knob, in the order of the file's groups. Hosts, nodes and load balancer are no knobs."""
     defaults = Settings().model_dump(mode="json")
     return [
         Knob(
@@ -452,10 +452,10 @@ def load(
 ) -> Loaded:
     """Merge the sources and check the outcome. Opens no connection.
 
-    ``flags`` go by knob name; ``None``, ``""``, ``False`` and the empty list are what Invoke passes for a flag that
-    was not typed, and mean "not given". An exported but empty environment variable means "not given" for a knob
-    that is unset by default, such as ``ROLLBACK_BINARY=``; for any other it is refused: ``PEER_NODES=`` must not
-    quietly be the default. Relative paths are relative to the file that holds them, else to the current directory.
+    ``flags`` go by knob name; ``None``, ``""``, ``False`` and ``[]`` are what Invoke passes for a flag that
+    was not typed: "not given". An exported but empty environment variable is "not given" for a knob that is unset
+    by default, such as ``ROLLBACK_BINARY=``; for any other it is refused: ``PEER_NODES=`` must not quietly be
+    the default. Relative paths are relative to the file that holds them, else to the current directory.
 
     ``require_fleet=False`` is for what touches no fleet: the linter in a repository without ``fabfile.yaml``.
 
@@ -547,7 +547,7 @@ class _Given:
         self.sources[name,] = source
 
     def validate(self) -> Settings:
-        """The settings. Wrong values are noted and left at their defaults, so that all others are checked too."""
+        """The settings; wrong values are noted and left at their defaults, so that all others are checked."""
         for name, info in _knob_fields().items():
             if info.default is not None:
                 self.tree.setdefault(name, _anchored(info, info.default, self.here))
@@ -564,6 +564,9 @@ class _Given:
         place = tuple(str(part) for part in loc[:depth] if part != "[key]")
         table = _SECTIONS[place[0]] if len(place) > 1 else Settings
         info = None if by_name and len(place) == 2 else table.model_fields.get(place[-1])
+        wanted = _wanted(info)
+        if "[key]" in loc:
+            wanted = _NAME if place[0] == "hosts" else _INCUS_NAME
         name = ".".join(place)
         name = name if name.isprintable() and len(name) < 200 else _shown(name)
         if unknown:
@@ -571,19 +574,16 @@ class _Given:
                 f"{self.source(place)}: {name} is not a setting{_nearest(place[-1], table.model_fields)}"
             )
         else:
-            self.problems.append(
-                f"{self.source(place)}: {name} is {_shown(value)}; wanted {_wanted(info).words}."
-            )
+            self.problems.append(f"{self.source(place)}: {name} is {_shown(value)}; wanted {wanted.words}.")
 
         holder: Any = self.tree
         for part in place[:-1]:
             holder = holder.get(part, {})
-        if by_name and len(place) == 2 and "[key]" not in loc:
-            self.wrong.add(place)
+        found = holder.pop(place[-1], None)
+        if by_name and len(place) == 2 and found is not None and "[key]" not in loc:
+            # It still is a host or node by that name: those who name it are not to blame.
             holder[place[-1]] = {}
-        else:
-            self.wrong.add(place[:1] if "[key]" in loc else place)
-            holder.pop(place[-1], None)
+        self.wrong.add(place[:1] if "[key]" in loc else place)
 
     def conflict(self, sentence: str, names: list[str]) -> None:
         """Blame the first value that somebody wrote; say nothing where a value concerned is itself wrong."""
@@ -601,7 +601,7 @@ class _Given:
 
 @dataclass
 class _Lines:
-    """YAML to plain values, with the line of each. Unlike in YAML 1.1, yes, on, 010, 1:30 and 1_000 are text."""
+    """YAML to plain values, with the line of each. Here yes, on, 010, 1:30 and 1_000 are text."""
 
     label: str
     sources: dict[Place, str] = field(default_factory=dict)
@@ -692,7 +692,7 @@ def _anchored(info: FieldInfo | None, value: object, base: Path) -> object:
     wanted = _wanted(info)
     if not wanted.path or value == RUNNING:
         return value
-    if wanted.kind == "paths" and isinstance(value, str) and value.strip(" ,"):
+    if wanted.kind == "paths" and isinstance(value, str) and _words(value):
         value = _list(value)
     if isinstance(value, list | tuple):
         return [_anchored(_PATH_FIELD, item, base) for item in value]
@@ -817,7 +817,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _shown(value: object) -> str:
     """The offending value: printable, short, and without the password that someone wrote into a URL."""
     if isinstance(value, str):
-        text = re.sub(r".*:.*@", "***@", value, flags=re.DOTALL)
+        before, at, after = value.rpartition("@")
+        text = f"***@{after}" if at and ":" in before else value
         return repr(text if len(text) <= 120 else text[:117] + "...")
     if isinstance(value, bool | int | float):
         return str(value).lower()[:120]

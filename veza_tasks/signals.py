@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from types import FrameType, TracebackType
+from typing import Self
 
 from veza_tasks.errors import Abandoned, Interrupted
 from veza_tasks.events import Emit, Warned
@@ -17,7 +18,7 @@ from veza_tasks.events import Emit, Warned
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Signals(AbstractContextManager["Signals"]):
+class Signals:
     """Counts signals while it is entered (in the main thread) and lets the run look where it may stop.
 
     ``doing`` gives what is in hand, for the message of the second signal.
@@ -30,7 +31,7 @@ class Signals(AbstractContextManager["Signals"]):
         self._shields: list[str] = []
         self._before: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._handle) for number in CAUGHT}
         return self
 

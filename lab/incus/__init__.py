@@ -7,7 +7,9 @@
 Needs root on Debian 12, Debian 13 or Ubuntu 24.04; installs what is missing with apt.
 """
 
-from lab.incus.fleet import Fleet, down, find, fleets, status, up
-from lab.incus.machine import LabError, check
+from lab.incus.fleet import Fleet, status
+from lab.incus.host import LabError
+from lab.incus.machine import check
+from lab.incus.raising import down, find, fleets, up
 
 __all__ = ["Fleet", "LabError", "check", "down", "find", "fleets", "status", "up"]

@@ -33,8 +33,8 @@ WantedBy=multi-user.target
 
 
 def haproxy(servers: Mapping[str, str], *, backend: Sequence[str], server: str) -> str:
-    """`servers`: name to address. `backend`: further lines of the pool. `server`: further words on every server line,
-    in which `{name}` stands for the server's name."""
+    """`servers`: name to address. `backend`: more lines of the pool. `server`: more words on every server
+    line, in which `{name}` stands for the server's name."""
     extra = "".join(f"    {line}\n" for line in backend)
     lines = "".join(
         f"    server {name} {address}:8080 check {server.replace('{name}', name)}".rstrip() + "\n"
@@ -85,7 +85,7 @@ scrape_configs:
 
 
 def sshd(directory: Path, *, port: int, root_is_locked: bool) -> str:
-    # Without PAM sshd refuses an account whose password is locked, as Ubuntu's root is; with it sessions cost more.
+    # Without PAM sshd refuses an account with a locked password (Ubuntu's root); with it sessions are slow.
     return f"""\
 ListenAddress 127.0.0.1
 Port {port}

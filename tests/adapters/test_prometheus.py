@@ -6,14 +6,22 @@ import base64
 import json
 import math
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
+import certifi
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
@@ -87,7 +95,7 @@ def test_the_query_arrives_as_it_was_given_and_the_path_prefix_is_kept(httpserve
         ),
         ({"status": "success", "data": {"resultType": "string", "result": [1, "1"]}}, "neither"),
         ({"status": "success", "data": None}, "neither a vector nor a scalar"),
-        ({"status": "pending", **{"data": vector("1")["data"]}}, "neither a vector nor a scalar"),
+        ({**vector("1"), "status": "pending"}, "neither a vector nor a scalar"),
         ([], "neither a vector nor a scalar"),
         (None, "neither a vector nor a scalar"),
     ],
@@ -303,6 +311,40 @@ def test_a_page_that_repeats_the_credentials_does_not_leak_them(
     with closing(Prometheus(httpserver.url_for(""), timeout=5, user="ops", password_file=file)) as prometheus:
         said = reason(prometheus.query("up"))
     assert "You sent Basic *** (***)" in said
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A key and a self-signed certificate for 127.0.0.1, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "prom")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path / "prom.pem"
+    file.write_bytes(private + signed.public_bytes(pem))
+    return file
+
+
+def test_a_certificate_is_trusted_only_by_the_ca_file(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with HTTPServer("127.0.0.1", ssl_context=context) as server:
+        server.expect_request(PATH).respond_with_json(vector("1"))
+        assert "CERTIFICATE_VERIFY_FAILED" in reason(ask(server))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())  # must not win over PROM_CA_FILE
+        with closing(Prometheus(server.url_for(""), timeout=5, ca_file=certificate)) as prometheus:
+            assert prometheus.query("up") == Sample(1)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class VirtualClock:
 
 
 class StandIn(Prometheus):
-    """A stand-in that gives each probe the next look, the last one for ever; it knows queries by their start."""
+    """A stand-in: each probe gets the next look, the last one for ever. Queries are known by their start."""
 
     def __init__(self, looks: Sequence[Look], clock: VirtualClock) -> None:
         super().__init__("http://stand-in.invalid", timeout=1)

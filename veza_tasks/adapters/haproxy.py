@@ -81,13 +81,22 @@ class Pool:
     @property
     def hashed(self) -> bool:
         """Whether the algorithm may never send one client's requests to a given server."""
-        return self.algorithm.partition("(")[0] not in ("roundrobin", "static-rr", "leastconn", "random", "first", "")
+        return self.algorithm.partition("(")[0] not in (
+            "roundrobin",
+            "static-rr",
+            "leastconn",
+            "random",
+            "first",
+            "",
+        )
 
 
 class LoadBalancer:
     """One HAProxy. State is re-read on every call and never remembered: a reload forgets drains."""
 
-    def __init__(self, incus: Incus, *, instance: str, socket: str, url: str, pool: str, timeout: float) -> None:
+    def __init__(
+        self, incus: Incus, *, instance: str, socket: str, url: str, pool: str, timeout: float
+    ) -> None:
         self.instance = instance
         self.incus = incus
         self.pool_name = pool
@@ -121,7 +130,9 @@ class LoadBalancer:
 
     def set_state(self, name: str, state: State) -> None:
         """Set a server's administrative state and read it back (runbook steps 2 and 5)."""
-        self._change(f"set server {self.pool_name}/{name} state {state}", lambda: self.server(name).state is state)
+        self._change(
+            f"set server {self.pool_name}/{name} state {state}", lambda: self.server(name).state is state
+        )
 
     def close_sessions(self, name: str) -> None:
         """Cut the sessions that a server still has. Their clients see a broken connection."""
@@ -143,7 +154,9 @@ class LoadBalancer:
         if header is None:
             raise FleetError(f"{self.instance}: no pool {self.pool_name}: {' '.join(lines)[:200]}")
         names = header.removeprefix("# ").split()
-        rows = [dict(zip(names, line.split(), strict=False)) for line in lines[lines.index(header) + 1 :] if line]
+        rows = [
+            dict(zip(names, line.split(), strict=False)) for line in lines[lines.index(header) + 1 :] if line
+        ]
         return {row["srv_name"]: row for row in rows}
 
     def _stats(self) -> list[dict[str, str]]:
@@ -168,7 +181,9 @@ class LoadBalancer:
                 checked=bool(row["check_status"]),
             )
         except (KeyError, ValueError) as error:
-            raise FleetError(f"{self.instance}: the state of {self.pool_name}/{name} makes no sense: {error!r}") from None
+            raise FleetError(
+                f"{self.instance}: the state of {self.pool_name}/{name} makes no sense: {error!r}"
+            ) from None
 
     def _ask(self, command: str) -> str:
         return self.incus.host.prompt(self._held, command, timeout=self._timeout).out

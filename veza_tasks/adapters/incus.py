@@ -41,17 +41,23 @@ class Incus:
         Raises:
             FleetError: the client failed or did not speak JSON.
         """
-        reply = self.host.run(self._argv("list", f"{self._remote}:", "--format", "json"), timeout=self._timeout)
+        reply = self.host.run(
+            self._argv("list", f"{self._remote}:", "--format", "json"), timeout=self._timeout
+        )
         if reply.status:
             raise FleetError(f"{self.host.name}: `incus list` failed: {reply.complaint}")
         try:
             return {entry["name"]: _instance(entry) for entry in json.loads(reply.out)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FleetError(f"{self.host.name}: `incus list` did not answer with instances: {error!r}") from None
+            raise FleetError(
+                f"{self.host.name}: `incus list` did not answer with instances: {error!r}"
+            ) from None
 
     def read_mark(self, instance: str, key: str) -> str:
         """One mark as it is now; empty where it is not set."""
-        reply = self.host.run(self._argv("config", "get", self._target(instance), MARK + key), timeout=self._timeout)
+        reply = self.host.run(
+            self._argv("config", "get", self._target(instance), MARK + key), timeout=self._timeout
+        )
         if reply.status:
             raise FleetError(f"{self.host.name}: could not read {MARK}{key} of {instance}: {reply.complaint}")
         return reply.out.removesuffix("\n")
@@ -64,16 +70,27 @@ class Incus:
         """Remove ``user.veza-tasks.KEY`` from an instance; absent is fine."""
         self._configure(instance, key, "", ("unset", self._target(instance), f"{MARK}{key}"))
 
-    def execute(self, instance: str, argv: Command, *, effect: str = "", timeout: float | None = None) -> Reply:
+    def execute(
+        self, instance: str, argv: Command, *, effect: str = "", timeout: float | None = None
+    ) -> Reply:
         """Run a command in an instance, through a shell that is held open there (one ``incus exec`` costs 45 ms)."""
-        return self.host.shell(self.held(instance, "sh"), argv, effect=effect, timeout=timeout or self._timeout)
+        return self.host.shell(
+            self.held(instance, "sh"), argv, effect=effect, timeout=timeout or self._timeout
+        )
 
     def held(self, instance: str, *argv: str) -> Held:
         """A program to hold open in an instance."""
         return Held(instance, tuple(self._exec(instance, argv)))
 
     def send(
-        self, instance: str, argv: Command, stdin: BinaryIO, *, effect: str, timeout: float, progress: Progress
+        self,
+        instance: str,
+        argv: Command,
+        stdin: BinaryIO,
+        *,
+        effect: str,
+        timeout: float,
+        progress: Progress,
     ) -> Reply:
         """Stream ``stdin`` into a command. The exit status proves nothing: a cut stream ends well."""
         return self.host.run(
@@ -94,13 +111,17 @@ class Incus:
         def change() -> Reply:
             replies.append(
                 self.host.run(
-                    self._argv("config", *arguments), effect=" ".join(["incus config", *arguments]), timeout=self._timeout
+                    self._argv("config", *arguments),
+                    effect=" ".join(["incus config", *arguments]),
+                    timeout=self._timeout,
                 )
             )
             return replies[-1]
 
         if not ensure(change, lambda: self.read_mark(instance, key) == value):
-            raise FleetError(f"{self.host.name}: could not write {MARK}{key} on {instance}: {replies[-1].complaint}")
+            raise FleetError(
+                f"{self.host.name}: could not write {MARK}{key} on {instance}: {replies[-1].complaint}"
+            )
 
     def _target(self, instance: str) -> str:
         return f"{self._remote}:{instance}"

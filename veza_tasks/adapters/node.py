@@ -42,6 +42,12 @@ echo "now=$(date +%s)"
 echo "free=$(stat -f -c '%a %S' . | {{ read -r blocks size && echo $((blocks * size)); }})"
 """
 
+# Prints the sha256 of the running process's executable; succeeds if that is the installed file.
+RUNNING = f"""
+pid=$(systemctl show --property=MainPID --value -- "$1")
+[ "$pid" -gt 0 ] && sum=$(sha256sum <"/proc/$pid/exe") && echo "${{sum%% *}}" && [ "/proc/$pid/exe" -ef "$2/{BINARY}" ]
+"""
+
 HEALTH = f"""
 {UNIT_STATE} || exit
 echo "http=$(curl --silent --output /dev/null --write-out '%{{http_code}}' --noproxy '*' --max-time 2 -- "$2")"
@@ -78,6 +84,7 @@ if [ -n "$3" ]; then
 fi
 mv -T -- "{KEPT}/$2" {BINARY} && sync .
 """
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -166,10 +173,16 @@ class Node:
         facts = self._facts(HEALTH, self.unit, self.health_url)
         return Health(_unit(facts), int(facts["http"]))
 
+    def runs(self, digest: str) -> bool:
+        """Whether the running process's own executable has this sha256 and is the installed file."""
+        reply = self._script(RUNNING, self.unit, str(self.directory))
+        return reply.status == 0 and reply.out.strip() == digest
+
     def log_tail(self, lines: int = 20) -> str:
         """The unit's last log lines, or why there are none."""
         reply = self.incus.execute(
-            self.name, ["journalctl", "--unit", self.unit, "--lines", str(lines), "--no-pager", "--output", "cat"]
+            self.name,
+            ["journalctl", "--unit", self.unit, "--lines", str(lines), "--no-pager", "--output", "cat"],
         )
         return reply.out.strip() or f"(no log lines: {reply.complaint})"
 
@@ -191,7 +204,9 @@ class Node:
         """Whether a binary with this sha256 lies whole in the folder of kept binaries; hashes it."""
         return self._script(CHECK_KEPT, str(self.directory), digest).status == 0
 
-    def receive(self, stdin: BinaryIO, temporary: str, *, what: str, timeout: float, progress: Progress) -> Reply:
+    def receive(
+        self, stdin: BinaryIO, temporary: str, *, what: str, timeout: float, progress: Progress
+    ) -> Reply:
         """Stream a binary to a temporary name in the folder of kept binaries."""
         return self.incus.send(
             self.name,
@@ -265,7 +280,9 @@ class Node:
         return self.incus.read_mark(self.name, key)
 
     def _script(self, script: str, *arguments: str, effect: str = "", timeout: float | None = None) -> Reply:
-        return self.incus.execute(self.name, ["sh", "-c", script, "sh", *arguments], effect=effect, timeout=timeout)
+        return self.incus.execute(
+            self.name, ["sh", "-c", script, "sh", *arguments], effect=effect, timeout=timeout
+        )
 
     def _facts(self, script: str, *arguments: str) -> dict[str, str]:
         reply = self._script(script, *arguments)

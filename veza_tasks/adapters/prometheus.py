@@ -98,12 +98,11 @@ class Prometheus:
     def series(self, promql: str) -> list[Row] | NoData:
         """Every series of an expression; an empty list is an answer, and for an alert query the good one."""
         answers: queue.SimpleQueue[list[Row] | NoData | Exception] = queue.SimpleQueue()
-        session = self._session
 
         def ask() -> None:
             try:
-                answers.put(self._ask(session, promql))
-            except Exception as error:
+                answers.put(self._ask(promql))
+            except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
                 answers.put(error)
 
         # The timeouts of requests bound one socket operation each, and none bounds the name lookup: a server
@@ -112,14 +111,12 @@ class Prometheus:
         try:
             answer = answers.get(timeout=self._timeout)
         except queue.Empty:
-            session.close()
-            self._session = requests.Session()
             return NoData(f"no answer from {self._url} within {self._timeout:g} s")
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _ask(self, session: requests.Session, promql: str) -> list[Row] | NoData:
+    def _ask(self, promql: str) -> list[Row] | NoData:
         deadline = time.monotonic() + self._timeout
         try:
             header, secrets = self._credentials.read()
@@ -134,7 +131,7 @@ class Prometheus:
 
         try:
             # POST, because no cache on the way answers it with an old sample, and long queries fit.
-            with session.post(
+            with self._session.post(
                 f"{self._url}/api/v1/query",
                 data={"query": promql.encode(), "timeout": f"{self._timeout:g}s"},
                 auth=sign,

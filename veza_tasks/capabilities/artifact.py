@@ -12,7 +12,15 @@ from veza_tasks.adapters.node import BINARY
 from veza_tasks.errors import Refused
 
 # e_machine → the name that Incus gives the architecture.
-ARCHITECTURES = {3: "i686", 21: "ppc64le", 22: "s390x", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+ARCHITECTURES = {
+    3: "i686",
+    21: "ppc64le",
+    22: "s390x",
+    40: "armv7l",
+    62: "x86_64",
+    183: "aarch64",
+    243: "riscv64",
+}
 EXECUTABLE_TYPES = (2, 3)
 LOADED, EXECUTABLE = 1, 1
 
@@ -72,11 +80,15 @@ def _architecture(head: bytes, size: int) -> str:
     order = "<" if little else ">"
     kind, machine = struct.unpack_from(f"{order}HH", head, 16)
     entry, table, sections = struct.unpack_from(f"{order}QQQ" if wide else f"{order}III", head, 24)
-    entry_size, entries, section_size, section_count = struct.unpack_from(f"{order}HHHH", head, 54 if wide else 42)
+    entry_size, entries, section_size, section_count = struct.unpack_from(
+        f"{order}HHHH", head, 54 if wide else 42
+    )
     if kind not in EXECUTABLE_TYPES or not entry:
         raise ValueError("an ELF file, but not a program (a library or an object file?)")
     if sections + section_size * section_count > size:
-        raise ValueError(f"cut short: {size} bytes, but its section table ends at {sections + section_size * section_count}")
+        raise ValueError(
+            f"cut short: {size} bytes, but its section table ends at {sections + section_size * section_count}"
+        )
     executable = False
     for number in range(entries):
         at = table + number * entry_size

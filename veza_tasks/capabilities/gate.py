@@ -245,17 +245,13 @@ def resolution(prometheus: Prometheus, settings: Settings, node: str) -> tuple[s
     if not bounds:
         return NoData(f"{metric} has no finite bucket")
     if bounds[-1] < threshold:
-        return (
-            f"The highest finite bucket of {metric} is {bounds[-1]:g} s: p95 can never reach the threshold "
-            f"of {threshold:g} s, so a slow release would pass.",
-        )
+        highest = f"The highest finite bucket of {metric} is {bounds[-1]:g} s"
+        return (f"{highest}: p95 can never reach {threshold:g} s, so a slow release would pass.",)
     if threshold not in bounds:
         below = max((bound for bound in bounds if bound < threshold), default=0.0)
         above = min(bound for bound in bounds if bound > threshold)
-        return (
-            f"No bucket of {metric} ends at the threshold of {threshold:g} s: p95 is interpolated between "
-            f"{below:g} s and {above:g} s.",
-        )
+        missing = f"No bucket of {metric} ends at the threshold of {threshold:g} s"
+        return (f"{missing}: p95 is interpolated between {below:g} s and {above:g} s.",)
     return ()
 
 

@@ -18,13 +18,12 @@ POLL = 0.05
 OK = 200
 
 
-def restart(run: Run, node: Node) -> None:
-    """Restart the unit; whether the new process lives is for ``wait_until_healthy`` to see.
+def restart(run: Run, node: Node, before: Unit) -> None:
+    """Restart the unit that was in the state ``before``; whether the new process lives is for ``wait_until_healthy`` to see.
 
     Raises:
         HealthCheckFailed: systemd refused, or the old process did not end in time.
     """
-    before = node.health().unit
     replies: list[Reply] = []
 
     def change() -> Reply:
@@ -39,17 +38,19 @@ def restart(run: Run, node: Node) -> None:
         raise _failed(node, f"systemctl restart {node.unit}: {replies[-1].complaint}")
 
 
-def wait_until_healthy(run: Run, node: Node, *, restarted: bool, each_look: Callable[[], None]) -> str:
+def wait_until_healthy(
+    run: Run, node: Node, *, restarted: bool, each_look: Callable[[], None], once_healthy: Callable[[], None]
+) -> str:
     """Wait for 200 within ``HEALTH_TIMEOUT``, then ``HEALTH_SETTLE`` with the main process unchanged.
 
-    ``each_look`` is called with every look: what else must stay true meanwhile. Gives the outcome in words.
+    ``each_look`` is called with every look: what else must stay true meanwhile. ``once_healthy`` is called at the first 200,
+    so that what it verifies costs no time of its own. Both end the wait by raising. Gives the outcome in words.
 
     Raises:
         HealthCheckFailed: no 200 in time, or the process died or was restarted (at once, with its last log lines).
     """
     settings = run.settings
-    first = node.health()
-    restarts = 0 if restarted else first.unit.restarts
+    restarts = 0 if restarted else node.health().unit.restarts
     alive: Unit | None = None
     settled_at: float | None = None
     began = run.clock.monotonic()
@@ -72,6 +73,8 @@ def wait_until_healthy(run: Run, node: Node, *, restarted: bool, each_look: Call
         if settled_at is None:
             served_after = now - began
             settled_at = now + settings.health_settle
+            once_healthy()
+            now = run.clock.monotonic()
         return "" if now >= settled_at else "200; watching that the process stays"
 
     run.until(
@@ -80,7 +83,9 @@ def wait_until_healthy(run: Run, node: Node, *, restarted: bool, each_look: Call
         node=node.name,
         limit=settings.health_timeout + settings.health_settle,
         every=POLL,
-        failure=lambda what: _failed(node, f"no 200 from {node.health_url} within {settings.health_timeout:g} s: {what}"),
+        failure=lambda what: _failed(
+            node, f"no 200 from {node.health_url} within {settings.health_timeout:g} s: {what}"
+        ),
     )
     return f"200 after {served_after:.1f} s"
 

@@ -25,8 +25,8 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ARRIVING = ".arriving-"
 
 
-def stage(run: Run, nodes: Sequence[Node], release: Release, source: Path) -> None:
-    """Bring a local binary to every node, one upload per host, all hosts in parallel, and verify each copy.
+def stage(run: Run, nodes: Sequence[Node], release: Release, source: Path) -> str:
+    """Bring a local binary to every node, one upload per host, all hosts in parallel, and verify each copy; says what it did.
 
     Raises:
         InstallFailed: a copy did not arrive whole; nothing was changed but the folder of kept binaries.
@@ -46,9 +46,7 @@ def stage(run: Run, nodes: Sequence[Node], release: Release, source: Path) -> No
         run.each(lambda node: _take_over(run, first, node, release), missing[1:])
         return f"uploaded to {_names(missing)}"
 
-    with run.step("stage") as done:
-        for said in run.each(to_host, list(by_host.values())):
-            done(f"{release} {said}")
+    return "; ".join(f"{release} {said}" for said in run.each(to_host, list(by_host.values())))
 
 
 def is_on(node: Node, release: Release) -> bool:
@@ -89,7 +87,6 @@ def install(run: Run, node: Node, release: Release, before: Binaries) -> str:
     def came_true() -> bool:
         return bool(replies and replies[-1].status == 0) or node.look().installed == release.digest
 
-    forget_proof(run, node, unless=release.digest)
     if not ensure(change, came_true):
         raise InstallFailed(f"{node.name}: {release} could not be put in place: {replies[-1].complaint}")
     replaced = Release(before.installed, before.version(before.installed)) if before.installed else None
@@ -102,8 +99,8 @@ def check_running(node: Node, release: Release) -> None:
     Raises:
         InstallFailed: it runs something else.
     """
-    seen = node.look()
-    if seen.running != release.digest or seen.installed != release.digest:
+    if not node.runs(release.digest):
+        seen = node.look()
         raise InstallFailed(
             f"{node.name}: expected {release} installed and running; installed is {_short(seen.installed)}, "
             f"running is {_short(seen.running)}"
@@ -169,7 +166,9 @@ def _adopt(run: Run, node: Node, temporary: str, release: Release) -> None:
     replies: list[Reply] = []
 
     def change() -> Reply:
-        replies.append(node.adopt(temporary, release.digest, release.version, timeout=run.settings.upload_timeout))
+        replies.append(
+            node.adopt(temporary, release.digest, release.version, timeout=run.settings.upload_timeout)
+        )
         return replies[-1]
 
     def came_true() -> bool:

@@ -36,6 +36,23 @@ def explain(mark: str) -> str:
         return mark
 
 
+def check_ours(run: Run, node: Node) -> str:
+    """Who of us took the node out, in words; empty where it was not taken out.
+
+    Raises:
+        Refused: it is out of rotation without our mark: somebody else's decision.
+    """
+    marked = drained_by(node)
+    server = run.fleet.load_balancer.server(node.server)
+    if server.state is not State.READY and not marked:
+        raise Refused(
+            f"{node.name} is out of rotation ({server}) and not by us: somebody else's decision, which we leave alone",
+            state="Nothing was changed on it.",
+            next_command="whoever took it out puts it back; then the same command again",
+        )
+    return marked
+
+
 def others_serving(pool: Pool, node: Node) -> list[Server]:
     """The servers that go on serving without this node."""
     return [server for name, server in pool.servers.items() if name != node.server and server.serves]
@@ -57,14 +74,11 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     balancer = run.fleet.load_balancer
     pool = balancer.pool()
     server = balancer.server(node.server)
-    marked = drained_by(node)
-    if server.state is not State.READY and not marked:
-        raise Refused(
-            f"{node.name} is out of rotation ({server}) and not by us: somebody else's decision, which we leave alone",
-            next_command=f"inv ready --node {node.name} --adopt    # if you know that it may serve again",
-        )
+    marked = check_ours(run, node)
     if server.serves and not others_serving(pool, node):
-        raise Refused(f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained")
+        raise Refused(
+            f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained"
+        )
     was_serving = server.state is State.READY
     if not marked:
         node.mark(DRAINED, run.note(why=why))
@@ -98,7 +112,11 @@ def keep_out(run: Run, node: Node) -> None:
     """Take the node out again if something put it back meanwhile: a reload of HAProxy forgets drains."""
     balancer = run.fleet.load_balancer
     if balancer.server(node.server).state is State.READY and not run.plan:
-        run.emit(Warned(f"{node.name} was put back into rotation by somebody or by a reload of HAProxy; taking it out again"))
+        run.emit(
+            Warned(
+                f"{node.name} was put back into rotation by somebody or by a reload of HAProxy; taking it out again"
+            )
+        )
         balancer.set_state(node.server, State.DRAIN)
 
 
@@ -188,7 +206,9 @@ def _close(run: Run, node: Node, late: DrainTimeout) -> str:
         node=node.name,
         limit=CLOSED_WITHIN,
         every=POLL,
-        failure=lambda what: DrainTimeout(f"{node.name} still serves in maint with its sessions closed: {what}"),
+        failure=lambda what: DrainTimeout(
+            f"{node.name} still serves in maint with its sessions closed: {what}"
+        ),
     )
     return "sessions closed"
 

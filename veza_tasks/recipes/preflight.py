@@ -72,7 +72,10 @@ class _Looking:
         try:
             colour, detail = look()
         except ReleaseError as error:
-            colour, detail = Colour.RED, error.message + (f"\n{error.next_command}" if error.next_command else "")
+            colour, detail = (
+                Colour.RED,
+                error.message + (f"\n{error.next_command}" if error.next_command else ""),
+            )
         accepted = self.run.accepted.get(check, "") if colour is Colour.RED else ""
         self.run.emit(Checked(check, colour, detail, accepted))
         if colour is Colour.RED and not accepted:
@@ -90,7 +93,11 @@ def accepted(ids: list[str], reason: str) -> Mapping[str, str]:
     Raises:
         ConfigError: an unknown row, one that is never accepted, or no reason.
     """
-    problems = [f"--accept {name}: there is no such row; rows are {', '.join(ROWS)}." for name in ids if name not in ROWS]
+    problems = [
+        f"--accept {name}: there is no such row; rows are {', '.join(ROWS)}."
+        for name in ids
+        if name not in ROWS
+    ]
     problems += [f"--accept {name}: this row is never accepted." for name in ids if name in NEVER_ACCEPTED]
     if ids and not reason.strip():
         problems.append("--accept wants a --reason, which is shown and recorded.")
@@ -116,12 +123,17 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
 
     def look_at_artifact() -> Row:
         if settings.artifact is None:
-            raise Refused("no artifact named", next_command="inv preflight --artifact /path/to/veza-api-vX.Y.Z")
+            raise Refused(
+                "no artifact named", next_command="inv preflight --artifact /path/to/veza-api-vX.Y.Z"
+            )
         artifacts.append(read_artifact(settings.artifact, sha256=sha256))
         found = artifacts[0]
         pinned = ", as signed off" if sha256 else ""
         size = f"{found.size / (1 << 20):.1f} MiB"
-        return Colour.GREEN, f"{found.release.version}, {found.architecture}, {size}, sha256 {found.release.digest}{pinned}"
+        return (
+            Colour.GREEN,
+            f"{found.release.version}, {found.architecture}, {size}, sha256 {found.release.digest}{pinned}",
+        )
 
     def look_at_hosts() -> Row:
         for found in run.each(lambda incus: incus.instances(), list(fleet.incus.values())):
@@ -138,8 +150,14 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
     def look_at_last_known_good() -> Row:
         if fleet.canary.name not in seen:
             return Colour.RED, f"not looked at: {fleet.canary.name} could not be looked at"
-        good.append(last_known_good(run, fleet.canary, seen[fleet.canary.name], artifacts[0].release if artifacts else None))
-        return _last_known_good(run, good[0], seen[fleet.canary.name], artifacts[0].release if artifacts else None)
+        good.append(
+            last_known_good(
+                run, fleet.canary, seen[fleet.canary.name], artifacts[0].release if artifacts else None
+            )
+        )
+        return _last_known_good(
+            run, good[0], seen[fleet.canary.name], artifacts[0].release if artifacts else None
+        )
 
     with run.step("preflight") as done:
         looking.row("artifact", look_at_artifact)
@@ -155,7 +173,9 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
                 looking.skip(("pool", "states", "capacity"), "HAProxy does not answer")
         else:
             looking.skip(ROWS[3:9], "a host is out of reach")
-        _look_at_slis(run, looking, artifacts[0].release if artifacts else None, seen, pools[0] if pools else None)
+        _look_at_slis(
+            run, looking, artifacts[0].release if artifacts else None, seen, pools[0] if pools else None
+        )
         looking.row("game-day", lambda: _game_day(run, instances))
         if looking.refused:
             raise _refusal(looking.refused)
@@ -192,7 +212,9 @@ def _what_runs(node: Node, seen: Binaries, artifact: Release | None) -> LastKnow
         kept = [name for name in seen.kept if len(name) == len(digest) and name != digest]
         digest, path = (kept[0], str(node.directory / "veza-api.kept" / kept[0])) if kept else (None, "")
     if digest is None:
-        raise Refused(f"{node.name}: ROLLBACK_BINARY=running, but nothing else than the artifact runs or ran there")
+        raise Refused(
+            f"{node.name}: ROLLBACK_BINARY=running, but nothing else than the artifact runs or ran there"
+        )
     return LastKnownGood(Release(digest, seen.version(digest)), on_node=path)
 
 
@@ -217,21 +239,29 @@ def _migrations(run: Run) -> Row:
         )
     except migrations.CannotTell as error:
         return Colour.RED, str(error)
-    return Colour(verdict.colour), "\n".join([verdict.summary, *(f"{f.path}: {f.reason}" for f in verdict.findings)])
+    return Colour(verdict.colour), "\n".join(
+        [verdict.summary, *(f"{f.path}: {f.reason}" for f in verdict.findings)]
+    )
 
 
-def _nodes(run: Run, artifact: Artifact | None, instances: Mapping[str, Instance], seen: dict[str, Binaries]) -> Row:
+def _nodes(
+    run: Run, artifact: Artifact | None, instances: Mapping[str, Instance], seen: dict[str, Binaries]
+) -> Row:
     bad: list[str] = []
     odd: list[str] = []
     running: list[Node] = []
     for node in run.fleet.released_to:
         instance = instances.get(node.name)
         if instance is None or instance.status != "Running":
-            bad.append(f"{node.name}: Incus says {instance.status if instance else 'there is no such instance'}")
+            bad.append(
+                f"{node.name}: Incus says {instance.status if instance else 'there is no such instance'}"
+            )
         else:
             running.append(node)
         if instance and artifact and instance.architecture != artifact.architecture:
-            bad.append(f"{node.name}: is {instance.architecture}, the artifact is for {artifact.architecture}")
+            bad.append(
+                f"{node.name}: is {instance.architecture}, the artifact is for {artifact.architecture}"
+            )
     looked: dict[str, str] = {}
 
     def look(node: Node) -> None:
@@ -248,12 +278,17 @@ def _nodes(run: Run, artifact: Artifact | None, instances: Mapping[str, Instance
             # A node that an earlier run left out may well be down: this run is what brings it back.
             (odd if DRAINED in instances[name].marks else bad).append(f"{name}: the unit is {found.unit}")
         if artifact and found.free < 2 * artifact.size:
-            bad.append(f"{name}: {found.free >> 20} MiB free, twice the artifact is {2 * artifact.size >> 20} MiB")
+            bad.append(
+                f"{name}: {found.free >> 20} MiB free, twice the artifact is {2 * artifact.size >> 20} MiB"
+            )
         if abs(found.now - now) > MOST_SKEW:
             bad.append(f"{name}: its clock is {found.now - now:+.0f} s off ours")
     if bad:
         return Colour.RED, "\n".join(bad + odd)
-    said = ", ".join(f"{name} runs {Release(f.running, f.version(f.running)) if f.running else 'nothing'}" for name, f in seen.items())
+    said = ", ".join(
+        f"{name} runs {Release(f.running, f.version(f.running)) if f.running else 'nothing'}"
+        for name, f in seen.items()
+    )
     return (Colour.YELLOW if odd else Colour.GREEN), "\n".join([*odd, said])
 
 
@@ -267,7 +302,10 @@ def _haproxy(run: Run, pool: Pool) -> Row:
             bad.append(f"{node.server} has no health check: HAProxy would call it up whatever it does")
     if bad:
         return Colour.RED, "\n".join(bad)
-    return Colour.GREEN, f"answers; {run.settings.pool_backend}: {', '.join(sorted(pool.servers))} (balance {pool.algorithm})"
+    return (
+        Colour.GREEN,
+        f"answers; {run.settings.pool_backend}: {', '.join(sorted(pool.servers))} (balance {pool.algorithm})",
+    )
 
 
 def _pool(run: Run, pool: Pool) -> Row:
@@ -296,17 +334,24 @@ def _states(run: Run, pool: Pool, instances: Mapping[str, Instance]) -> Row:
         elif server.state is State.READY:
             bad.append(f"{node.name}: does not serve: {server}")
         else:
-            bad.append(f"{node.name}: {server}, and not by us: somebody else's decision, which we leave alone")
+            bad.append(
+                f"{node.name}: {server}, and not by us: somebody else's decision, which we leave alone"
+            )
     if bad:
         return Colour.RED, "\n".join(bad + explained)
-    return (Colour.YELLOW, "\n".join(explained)) if explained else (Colour.GREEN, "every server is in rotation")
+    return (
+        (Colour.YELLOW, "\n".join(explained)) if explained else (Colour.GREEN, "every server is in rotation")
+    )
 
 
 def _capacity(pool: Pool, first: Node) -> Row:
     others = [server.name for server in others_serving(pool, first)]
     if not others:
         return Colour.RED, f"no other server than {first.server} is up: nobody would serve while it is out"
-    return Colour.GREEN, f"{', '.join(others)} serve{'s' if len(others) == 1 else ''} while {first.server} is out"
+    return (
+        Colour.GREEN,
+        f"{', '.join(others)} serve{'s' if len(others) == 1 else ''} while {first.server} is out",
+    )
 
 
 def _look_at_slis(

@@ -27,8 +27,8 @@ from veza_tasks.errors import (
     RolledBack,
     Unreachable,
 )
-from veza_tasks.events import Note, Planned, Warned
-from veza_tasks.recipes.preflight import Cleared, LastKnownGood, last_known_good, preflight
+from veza_tasks.events import Planned, Warned
+from veza_tasks.recipes.preflight import Cleared, LastKnownGood, preflight
 from veza_tasks.run import Run
 
 ROLLBACK_DRAIN = 5.0
@@ -66,7 +66,9 @@ def deploy(run: Run, node: Node, release: Release) -> float:
     seen = node.look()
     runs_it = seen.installed == seen.running == release.digest and seen.unit.is_up
     restarted = False
-    if not runs_it:
+    if runs_it:
+        rotation.check_ours(run, node)
+    else:
         drain(run, node, why=f"release of {release}")  # 2. Drain
         restarted = push(run, node, release, seen)  # 3. Push the binary, restart
     check_health(run, node, release, restarted=restarted)  # 4. Per-node health check
@@ -87,8 +89,10 @@ def push(run: Run, node: Node, release: Release, seen: Binaries) -> bool:
     with run.step("push", node.name) as done:
         done(install.install(run, node, release, seen))
         if restart:
-            health.restart(run, node)
+            health.restart(run, node, seen.unit)
             done("restarted")
+        # While it boots: the record names its own digest, so nothing is lost if this is not reached.
+        install.forget_proof(run, node, unless=release.digest)
     return restart
 
 
@@ -100,10 +104,17 @@ def check_health(run: Run, node: Node, release: Release | None, *, restarted: bo
         if out:
             rotation.keep_out(run, node)
 
-    with run.step("health", node.name) as done:
-        done(health.wait_until_healthy(run, node, restarted=restarted and not run.plan, each_look=stay_out))
+    def check_executable() -> None:
         if release and not run.plan:
             install.check_running(node, release)
+
+    with run.step("health", node.name) as done:
+        restarted = restarted and not run.plan
+        done(
+            health.wait_until_healthy(
+                run, node, restarted=restarted, each_look=stay_out, once_healthy=check_executable
+            )
+        )
 
 
 def ready(run: Run, node: Node) -> float:
@@ -213,7 +224,9 @@ def roll(run: Run, release: Release) -> None:
     for batch in (out_first[at : at + many] for at in range(0, len(out_first), many)):
         try:
             run.signals.check()
-            with run.signals.shield(f"finishing {', '.join(node.name for node in batch)}, then stopping before the next"):
+            with run.signals.shield(
+                f"finishing {', '.join(node.name for node in batch)}, then stopping before the next"
+            ):
                 run.each(lambda node: deploy(run, node, release), batch)
         except (ReleaseError, Interrupted) as error:
             raise NeedsHuman(
@@ -234,8 +247,10 @@ def back_to_last_known_good(run: Run, node: Node, cleared: Cleared) -> Iterator[
     """
     try:
         yield
-    except Exception as cause:
-        with run.signals.shield(f"putting the last known good binary back on {node.name}; that is not interrupted"):
+    except Exception as cause:  # noqa: BLE001 - a bug of ours must not leave an unproven binary serving
+        with run.signals.shield(
+            f"putting the last known good binary back on {node.name}; that is not interrupted"
+        ):
             _undo(run, node, cleared, cause)
 
 
@@ -272,20 +287,22 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
 
 def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
     """Bring the artifact and the last known good binary to the nodes while everyone still serves: rollback never uploads."""
-    install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path)
-    stage_last_known_good(run, {node: cleared.last_known_good for node in nodes})
+    with run.step("stage") as done:
+        done(install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path))
+        done(stage_last_known_good(run, [(node, cleared.last_known_good) for node in nodes]))
     run.signals.check()
 
 
-def stage_last_known_good(run: Run, good: dict[Node, LastKnownGood]) -> None:
+def stage_last_known_good(run: Run, goods: Sequence[tuple[Node, LastKnownGood]]) -> str:
     """Keep each node's last known good binary by its digest, ready to be renamed into place."""
-    local = {node: known for node, known in good.items() if known.local}
-    for known in set(local.values()):
-        if known.local:
-            install.stage(run, [node for node in local if local[node] == known], known.release, known.local)
-    for node, known in good.items():
-        if known.on_node:
-            install.stage_from_node(run, node, known.on_node, known.release)
+    said = [
+        install.stage(run, [node for node, good in goods if good == known], known.release, known.local)
+        for known in dict.fromkeys(good for _, good in goods)
+        if known.local
+    ]
+    on_nodes = [(node, good) for node, good in goods if good.on_node]
+    run.each(lambda one: install.stage_from_node(run, one[0], one[1].on_node or "", one[1].release), on_nodes)
+    return "; ".join([*said, *(f"{good.release} kept on {node.name}" for node, good in on_nodes)])
 
 
 def tidy(run: Run, cleared: Cleared) -> None:
@@ -300,14 +317,20 @@ def tidy(run: Run, cleared: Cleared) -> None:
 
 def mixed(run: Run, release: Release) -> str:
     """Which nodes run the release and which do not, as far as the fleet answers."""
+
     def one(node: Node) -> str:
         try:
             seen = node.look()
             server = run.fleet.load_balancer.server(node.server)
         except ReleaseError as error:
             return f"{node.name}: cannot be looked at ({error.message})"
-        runs = "the release" if seen.running == release.digest else f"{seen.version(seen.running)} ({(seen.running or 'nothing')[:12]})"
-        return f"{node.name}: runs {runs}, {'serves' if server.serves else f'out of rotation ({server.state}, {server.status})'}"
+        runs = (
+            "the release"
+            if seen.running == release.digest
+            else f"{seen.version(seen.running)} ({(seen.running or 'nothing')[:12]})"
+        )
+        serves = "serves" if server.serves else f"out of rotation ({server.state}, {server.status})"
+        return f"{node.name}: runs {runs}, {serves}"
 
     return "\n".join(one(node) for node in run.fleet.released_to)
 
@@ -315,7 +338,7 @@ def mixed(run: Run, release: Release) -> str:
 def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
     release, good = cleared.artifact.release, cleared.last_known_good.release
     before = cleared.seen[node.name]
-    said = cause.message if isinstance(cause, ReleaseError) else f"{cause}"
+    said = cause.message if isinstance(cause, ReleaseError) else f"{type(cause).__name__}: {cause}"
     deadline = run.clock.monotonic() + ROLLBACK_PATIENCE
     while True:
         try:
@@ -329,8 +352,9 @@ def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
             with run.step("rollback", node.name) as done:
                 restore(run, node, good)
                 done(f"{node.name} is back on {good}")
+            tidy(run, cleared)
             raise RolledBack(
-                f"{said}",
+                f"{release} is not released",
                 state=f"{node.name} is back on {good} and serves. No peer was touched.",
                 next_command=f"inv status; the failed binary is kept on {node.name} as {release.digest[:12]}…",
             ) from cause
@@ -358,7 +382,7 @@ def _give_back(run: Run, node: Node) -> None:
 
 
 def _still_well(run: Run, node: Node) -> Callable[[], None]:
-    """What must stay true while the window runs. A fleet out of reach is borne for ``COMMAND_TIMEOUT``, then it is a failure."""
+    """What must stay true while the window runs. A fleet out of reach is borne for ``COMMAND_TIMEOUT``, then it fails."""
     pid = node.health().unit.main_pid
     seen_at = run.clock.monotonic()
 
@@ -374,7 +398,8 @@ def _still_well(run: Run, node: Node) -> Callable[[], None]:
         seen_at = run.clock.monotonic()
         if unit.main_pid != pid:
             raise HealthCheckFailed(
-                f"{node.name}: the process died in the window: unit is {unit}\nLast log lines of {node.unit}:\n{node.log_tail()}"
+                f"{node.name}: the process died in the window: unit is {unit}\n"
+                f"Last log lines of {node.unit}:\n{node.log_tail()}"
             )
         if not server.serves:
             raise NotRouted(f"{node.name} fell out of rotation in the window: {server}")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veza_tasks.adapters.haproxy import State
 from veza_tasks.adapters.node import Binaries, Node
 from veza_tasks.capabilities import install, rotation
 from veza_tasks.capabilities.artifact import Release
-from veza_tasks.errors import Interrupted, Refused, ReleaseError, RollbackFailed
+from veza_tasks.errors import Refused, ReleaseError, RollbackFailed
 from veza_tasks.recipes.preflight import LastKnownGood, last_known_good
-from veza_tasks.recipes.release import mixed, restore, stage_last_known_good
+from veza_tasks.recipes.release import restore, stage_last_known_good
 from veza_tasks.run import Run
 
 
@@ -36,7 +35,11 @@ class Way:
     def runs(self) -> str:
         if self.seen is None:
             return "unknown"
-        return str(Release(self.seen.running, self.seen.version(self.seen.running))) if self.seen.running else "nothing"
+        return (
+            str(Release(self.seen.running, self.seen.version(self.seen.running)))
+            if self.seen.running
+            else "nothing"
+        )
 
     @property
     def action(self) -> str:
@@ -85,10 +88,10 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
     """
     going = [way for way in plan if way.target and not way.is_there]
     failed = {way.node.name: way.problem for way in plan if way.target is None}
-    with run.step("stage"):
+    with run.step("stage") as done:
         for way in going:
             try:
-                stage_last_known_good(run, {way.node: way.target} if way.target else {})
+                done(stage_last_known_good(run, [(way.node, way.target)] if way.target else []))
             except ReleaseError as error:
                 failed[way.node.name] = error.message
     if going:

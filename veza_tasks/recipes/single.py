@@ -6,7 +6,7 @@ from veza_tasks.adapters.haproxy import State
 from veza_tasks.adapters.node import Node
 from veza_tasks.capabilities import install
 from veza_tasks.capabilities.artifact import read_artifact
-from veza_tasks.capabilities.rotation import drained_by
+from veza_tasks.capabilities.rotation import check_ours
 from veza_tasks.errors import DrainTimeout, NeedsHuman, Refused, StepFailed
 from veza_tasks.recipes import release
 from veza_tasks.run import Run
@@ -35,19 +35,15 @@ def ready(run: Run, node: Node) -> None:
         Refused: somebody else took it out.
         NeedsHuman: it is not healthy, or HAProxy does not route to it.
     """
-    server = run.fleet.load_balancer.server(node.server)
-    if server.state is not State.READY and not drained_by(node):
-        raise Refused(
-            f"{node.name} is out of rotation ({server}) and not by us: somebody else's decision, which we leave alone",
-            state="Nothing was changed.",
-            next_command="whoever took it out puts it back",
-        )
+    check_ours(run, node)
     try:
         release.check_health(run, node, None, restarted=False)
         release.ready(run, node)
         release.check_load_balancer(run, node)
     except StepFailed as failed:
-        raise NeedsHuman(failed.message, state=f"{node.name} waits for a human.", next_command="inv status") from failed
+        raise NeedsHuman(
+            failed.message, state=f"{node.name} waits for a human.", next_command="inv status"
+        ) from failed
 
 
 def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
@@ -72,4 +68,6 @@ def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
         restarted = release.push(run, node, artifact.release, node.look())
         release.check_health(run, node, artifact.release, restarted=restarted)
     except StepFailed as failed:
-        raise NeedsHuman(failed.message, state=f"{node.name} is out of rotation.", next_command="inv status") from failed
+        raise NeedsHuman(
+            failed.message, state=f"{node.name} is out of rotation.", next_command="inv status"
+        ) from failed

@@ -55,7 +55,9 @@ def status(run: Run) -> list[NodeStatus]:
         pool = fleet.load_balancer.pool()
     except ReleaseError as error:
         troubles.append(error.message)
-    return run.each(lambda node: _one(run, node, instances.get(node.name), pool, troubles), list(fleet.nodes.values()))
+    return run.each(
+        lambda node: _one(run, node, instances.get(node.name), pool, troubles), list(fleet.nodes.values())
+    )
 
 
 def as_rows(found: Sequence[NodeStatus]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -89,7 +91,9 @@ def as_rows(found: Sequence[NodeStatus]) -> tuple[tuple[str, ...], list[tuple[st
     return columns, [row(node) for node in found]
 
 
-def _one(run: Run, node: Node, instance: Instance | None, pool: Pool | None, troubles: list[str]) -> NodeStatus:
+def _one(
+    run: Run, node: Node, instance: Instance | None, pool: Pool | None, troubles: list[str]
+) -> NodeStatus:
     known: dict[str, Any] = {"node": node.name, "role": _role(run, node)}
     problems = [*troubles]
     if instance:
