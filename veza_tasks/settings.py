@@ -452,10 +452,11 @@ def load(
 ) -> Loaded:
     """Merge the sources and check the outcome. Opens no connection.
 
-    ``flags`` go by knob name; ``None``, ``""``, ``False`` and ``[]`` are what Invoke passes for a flag that
-    was not typed: "not given". An exported but empty environment variable is "not given" for a knob that is unset
-    by default, such as ``ROLLBACK_BINARY=``; for any other it is refused: ``PEER_NODES=`` must not quietly be
-    the default. Relative paths are relative to the file that holds them, else to the current directory.
+    ``flags`` go by knob name; ``None``, ``""``, ``False`` and ``[]`` are what Invoke passes for a flag
+    that was not typed: "not given". An exported but empty environment variable is "not given" for a knob
+    that is unset by default, such as ``ROLLBACK_BINARY=``; for any other it is refused: ``PEER_NODES=`` must
+    not quietly be the default. Relative paths are relative to the file that holds them, else to the current
+    directory.
 
     ``require_fleet=False`` is for what touches no fleet: the linter in a repository without ``fabfile.yaml``.
 

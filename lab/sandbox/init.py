@@ -46,6 +46,7 @@ class Unit:
         self._state = "inactive", "dead"
         self._restarts = 0
         self._since = ""
+        self._ended: asyncio.Future[int] | None = None
         self._life: asyncio.Task[None] | None = None
         self._orders = asyncio.Lock()
 
@@ -74,25 +75,24 @@ class Unit:
     def _start(self) -> None:
         if self._life is None or self._life.done():
             self._restarts = 0
-            ended = self._spawn()
-            self._life = asyncio.create_task(self._live(ended))
+            self._life = asyncio.create_task(self._live(self._spawn()))
 
     async def _stop(self, limit: float) -> None:
         if self._life is None or self._life.done():
             return
         self._life.cancel()
-        if not self.main:  # between two starts
+        self._life = None
+        if not self.main or self._ended is None:  # between two starts
             self._state = "inactive", "dead"
             return
         self._state = "deactivating", "stop-sigterm"
         remains = descendants(self.main)
-        ended = self._exits[self.main]
         send(self.main, signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(ended), limit)
+            await asyncio.wait_for(asyncio.shield(self._ended), limit)
         for pid in (*remains, *descendants(self.main), self.main):
             send(pid, signal.SIGKILL)
-        status = await ended
+        status = await self._ended
         self.main = 0
         self._state = ("inactive", "dead") if status in (0, -signal.SIGTERM) else ("failed", "failed")
         self._note(f"Stopped {self.name}.service.")
@@ -124,6 +124,7 @@ class Unit:
         with open(self.settings["log"], "ab") as log:
             # Not asyncio's own: that would start a thread for each process, and fork with threads around.
             process = subprocess.Popen(
+                # As in systemd a program that is not there is a process that fails, not a failed start.
                 ["/bin/sh", "-c", 'exec "$@"', "sh", *self.settings["argv"]],
                 cwd=self.settings["cwd"],
                 env=self.settings["environment"],
@@ -135,9 +136,9 @@ class Unit:
             )
         self.main = process.pid
         process.returncode = 0  # the reaper waits for it
-        self._exits[self.main] = asyncio.get_running_loop().create_future()
+        self._ended = self._exits[self.main] = asyncio.get_running_loop().create_future()
         self._state, self._since = ("active", "running"), f"@{time.time():.0f}"
-        return self._exits[self.main]
+        return self._ended
 
     def _note(self, text: str) -> None:
         with contextlib.suppress(FileNotFoundError), open(self.settings["log"], "a", encoding="utf-8") as log:
@@ -170,7 +171,9 @@ class Init:
         self._over.set()
 
     async def _end(self) -> None:
-        await asyncio.gather(*(unit.stop(END_LIMIT) for unit in self._units.values()))
+        with contextlib.suppress(TimeoutError):  # somebody's restart may be under way
+            async with asyncio.timeout(2 * END_LIMIT):
+                await asyncio.gather(*(unit.stop(END_LIMIT) for unit in self._units.values()))
         while left := descendants(os.getpid()):
             for pid in left:
                 send(pid, signal.SIGKILL)

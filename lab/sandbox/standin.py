@@ -161,7 +161,7 @@ def request(directory: str, *words: str) -> str:
         connection.connect(name)
     except ConnectionRefusedError:
         raise Refusal("Failed to connect to bus: Connection refused") from None
-    connection.sendall("\0".join([*words, "\n"]).encode())
+    connection.sendall(("\0".join(words) + "\n").encode())
     answer = b""
     while chunk := connection.recv(65536):
         answer += chunk

@@ -7,6 +7,7 @@ module is where that ends. Times are seconds. Sources: RFC 4254 (channels), sshd
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import secrets
 import select
@@ -14,7 +15,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,9 +23,9 @@ import paramiko
 from fabric import Config, Connection
 from paramiko.hostkeys import InvalidHostKey
 from paramiko.ssh_exception import (
+    AuthenticationException,
     BadHostKeyException,
     ChannelException,
-    ConfigParseError,
     PasswordRequiredException,
     SSHException,
 )
@@ -38,6 +39,9 @@ DEAD_LINK = 10
 """Seconds of unacknowledged data after which the kernel gives a connection up (TCP_USER_TIMEOUT)."""
 MARGIN = 5.0
 """Seconds past a command's own timeout that its answer may be under way; ``timeout -k`` needs two of them."""
+LINGER = 1.0
+"""Seconds of silence after which output that a command's children hold open is no longer waited for."""
+USER_SSH_CONFIG = Path("~/.ssh/config")
 PROMPT = b"\n> "
 CHUNK = 1 << 18
 BROKEN = (SSHException, OSError, EOFError)
@@ -85,12 +89,11 @@ class SshHost:
             streams = _Streams(channel)
             with contextlib.closing(channel), self._deadline(channel, timeout + self._margin) as give_up:
                 if stdin is not None:
-                    _feed(streams, stdin, give_up, progress)
+                    streams.feed(stdin, give_up, progress)
                 channel.shutdown_write()
-                return streams.reply(give_up)
+                return _settled(streams.reply(give_up), give_up - self._margin)
 
-        repeatable = not effect and stdin is None
-        return self._attempt(attempt, self.name, effect or argv[0], repeatable=repeatable, timeout=timeout)
+        return self._attempt(attempt, self.name, effect or argv[0], repeatable=not effect and stdin is None)
 
     def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
         command = f"{quoted(argv, timeout=timeout)} </dev/null"
@@ -117,6 +120,9 @@ class SshHost:
 
     def close(self) -> None:
         self._drop()
+        with self._lock:
+            for program in self._programs.values():
+                program.stop()
 
     def _speak(
         self, held: Held, *, greet: _Exchange, exchange: _Exchange, what: str, effect: str, timeout: float
@@ -128,38 +134,449 @@ class SshHost:
 
         def attempt() -> Reply:
             if not program.is_running:
-                self._start_program(program, held, place, greet)
+                self._hold_open(program, held, place, greet)
             with self._deadline(program.channel, timeout + self._margin) as give_up:
-                return exchange(program, give_up)
+                return _settled(exchange(program, give_up), give_up - self._margin)
 
         if not program.lock.acquire(timeout=timeout + self._margin):
-            raise Unreachable(f"{place}: {held.argv[0]!r} is still busy with an earlier command")
+            raise Unreachable(f"{place}: {what!r} was not sent: an earlier command still runs")
         try:
-            return self._attempt(attempt, place, effect or what, repeatable=not effect, timeout=timeout)
-        except OutcomeUnknown:
-            # What is left of the lost exchange must not be read as the next one's answer.
+            return self._attempt(attempt, place, effect or what, repeatable=not effect)
+        except BaseException:
+            # What is left of a broken-off exchange must not be read as the next one's answer.
             program.stop()
             raise
         finally:
             program.lock.release()
 
-    def _attempt(
-        self, attempt: Callable[[], Reply], place: str, what: str, *, repeatable: bool, timeout: float
-    ) -> Reply:
-        """Make an attempt whose answer may get lost. A read whose connection broke is repeated once, an effect never."""
+    def _attempt(self, attempt: Callable[[], Reply], place: str, what: str, *, repeatable: bool) -> Reply:
+        """Make an attempt whose answer may get lost. A read that was cut off is repeated once, an effect never."""
         for last in (not repeatable, True):
-            started = time.monotonic()
             try:
-                reply = attempt()
-            except TimeoutError:
-                reason = f"no answer within {timeout + self._margin:g} s"
-                raise OutcomeUnknown(f"{place}: it is not known whether {what!r} ran: {reason}") from None
+                return attempt()
+            except TimeoutError as error:
+                raise OutcomeUnknown(f"{place}: it is not known whether {what!r} ran: {error}") from None
             except BROKEN as error:
                 if last:
-                    reason = f"the connection broke: {error or 'closed'}"
-                    raise OutcomeUnknown(f"{place}: it is not known whether {what!r} ran: {reason}") from None
-            else:
-                # `timeout -k` that had to kill what it watched goes down with it.
-                killed = reply.status in (_KILLED, 128 + _KILLED) and time.monotonic() - started >= timeout
-                return Reply(TIMED_OUT, reply.out, reply.err) if killed else reply
+                    raise OutcomeUnknown(f"{place}: it is not known whether {what!r} ran: {error}") from None
         raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _deadline(self, channel: paramiko.Channel, seconds: float) -> Iterator[float]:
+        """Gives the time at which to give up.
+
+        Raises:
+            TimeoutError: it has passed; the connection was closed, as one that timed out is not trusted again.
+            SSHException: the channel or its connection broke before.
+        """
+        transport = channel.get_transport()
+        give_up = time.monotonic() + seconds
+        with _closing_after(seconds, lambda: transport):
+            try:
+                yield give_up
+            except BROKEN as error:
+                if time.monotonic() < give_up - 0.05:
+                    raise SSHException(str(error) or "the connection was closed") from None
+                self._drop(transport)
+                raise TimeoutError(f"no answer within {seconds:g} s") from None
+
+    def _start(self, line: str) -> paramiko.Channel:
+        """Start a command.
+
+        Raises:
+            Unreachable: it surely did not start.
+            TimeoutError, SSHException: it was sent, and no answer came.
+        """
+        channel = self._open_session()
+        try:
+            with self._deadline(channel, self._connect_timeout):
+                channel.exec_command(_encoded(line))
+        except SSHException:
+            if _is_dying(channel.get_transport()):
+                raise
+            raise Unreachable(f"{self.name}: the SSH server refuses to run commands for us") from None
+        return channel
+
+    def _hold_open(self, program: _Program, held: Held, place: str, greet: _Exchange) -> None:
+        try:
+            program.start(self._start(quoted(held.argv)))
+            with self._deadline(program.channel, self._connect_timeout) as give_up:
+                greet(program, give_up)
+        except BROKEN as error:
+            raise Unreachable(f"{place}: {shlex.join(held.argv)!r} did not start: {error}") from None
+
+    def _open_session(self) -> paramiko.Channel:
+        """Open a session; where the connection turns out dead, on a new one."""
+        for last in (False, True):
+            transport = self._transport()
+            try:
+                return self._open_session_on(transport)
+            except ChannelException as error:
+                raise Unreachable(
+                    f"{self.name}: the SSH server allows no further session on our connection: {error}",
+                    next_command="raise MaxSessions in the host's sshd_config",
+                ) from None
+            except BROKEN as error:
+                self._drop(transport)
+                if last:
+                    reason = str(error) or "the connection was closed"
+                    raise Unreachable(f"{self.name}: the SSH server opened no session: {reason}") from None
+        raise AssertionError("unreachable")
+
+    def _open_session_on(self, transport: paramiko.Transport) -> paramiko.Channel:
+        give_up = time.monotonic() + self._connect_timeout
+        while True:
+            try:
+                return transport.open_session(timeout=_left(give_up))
+            except ChannelException:
+                # sshd allows ten sessions on a connection, and a fleet may hold more programs open than that.
+                if time.monotonic() > give_up - 0.1:
+                    raise
+                self._stop_an_idle_program()
+                time.sleep(0.05)
+
+    def _stop_an_idle_program(self) -> None:
+        with self._lock:
+            programs = sorted(self._programs.values(), key=lambda program: program.used)
+        for program in programs:
+            if program.is_running and program.lock.acquire(blocking=False):
+                program.stop()
+                program.lock.release()
+                return
+
+    def _transport(self) -> paramiko.Transport:
+        with self._lock:
+            if self._connection is None or not self._connection.is_connected:
+                self._drop()
+                self._connection = self._connect()
+            transport: paramiko.Transport = self._connection.transport
+            return transport
+
+    def _drop(self, transport: paramiko.Transport | None = None) -> None:
+        """Close the connection (or only if it is still this one); the next call connects anew."""
+        with self._lock:
+            if self._connection is None or transport not in (None, self._connection.transport):
+                return
+            hops, self._connection = _hops(self._connection), None
+        _close(hops)
+
+    def _connect(self) -> Connection:
+        hops = _hops(self._configured())
+        try:
+            for hop in reversed(hops):
+                self._open_hop(hop, f"{self.name} (jump host {hop.host})" if hop is not hops[0] else self.name)
+        except BaseException:
+            _close(hops)
+            raise
+        # Only the outermost hop has a socket of its own.
+        _tune(hops[-1].transport.sock)
+        return hops[0]
+
+    def _configured(self) -> Connection:
+        """The connection and its jump hosts, as our settings and OpenSSH's configuration have them; not yet open."""
+        settings = self._settings
+        path = None if self._ssh_config == USER_SSH_CONFIG else str(self._ssh_config.expanduser())
+        try:
+            # Lazy, as a ~/.fabric.yaml would change users and jump hosts behind our settings' back.
+            config = Config(lazy=True, runtime_ssh_path=path)
+            config.load_ssh_config()
+            # Fabric stumbles over an agent socket in ForwardAgent; no agent is forwarded.
+            connection = Connection(
+                settings.address or self.name, user=settings.user, port=settings.port, config=config, forward_agent=False
+            )
+        except (*BROKEN, ValueError, KeyError) as error:
+            raise Unreachable(f"{self.name}: the SSH configuration {self._ssh_config} is of no use: {error}") from None
+        timeouts = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), self._connect_timeout)
+        for hop in _hops(connection):
+            # Fabric gives none of ours to the jump hosts, and rounds down to whole seconds.
+            hop.connect_timeout = self._connect_timeout
+            # OpenSSH passes over identity files that are not there, Paramiko fails.
+            identities = [file for file in hop.ssh_config.get("identityfile", []) if Path(file).is_file()]
+            hop.connect_kwargs = {**timeouts, "key_filename": identities}
+        if settings.key_file:
+            connection.connect_kwargs["key_filename"].insert(0, str(settings.key_file.expanduser()))
+            connection.connect_kwargs["look_for_keys"] = False
+        return connection
+
+    def _open_hop(self, hop: Connection, name: str) -> None:
+        at = f"{hop.user}@{hop.host}:{hop.port}"
+        self._verify_host_key(hop, name)
+        started = time.monotonic()
+        try:
+            with _closing_after(self._connect_timeout, hop.client.get_transport):
+                hop.open()
+            hop.transport.set_keepalive(KEEPALIVE)
+        except _UnknownHostKey as error:
+            raise HostKeyRefused(
+                f"{name}: the SSH host key of {error.host} is unknown: {error.key.get_name()} {error.key.fingerprint}",
+                next_command=f"{self._ssh(hop)} true    # compare the fingerprint with the host's own (there: "
+                "for key in /etc/ssh/ssh_host_*_key.pub; do ssh-keygen -lf $key; done) before you answer yes",
+            ) from None
+        except BadHostKeyException as error:
+            known = hop.host if hop.port == 22 else f"[{hop.host}]:{hop.port}"
+            file = ["-f", str(self._settings.known_hosts)] if self._settings.known_hosts else []
+            raise HostKeyRefused(
+                f"{name}: the SSH host key of {known} HAS CHANGED: expected {error.expected_key.fingerprint}, "
+                f"got {error.key.fingerprint}. Somebody may be in between",
+                next_command=f"{shlex.join(['ssh-keygen', *file, '-R', known])}    # only when you know why it changed",
+            ) from None
+        except PasswordRequiredException:
+            raise Unreachable(f"{name}: the key file for {at} has a passphrase", next_command="ssh-add") from None
+        except BROKEN as error:
+            reason = str(error) or "the connection was closed"
+            if time.monotonic() - started >= self._connect_timeout:
+                reason = f"no answer within {self._connect_timeout:g} s"
+            transport = hop.client.get_transport()
+            # After the key exchange any complaint of Paramiko's is about logging in, however it words it.
+            refused = isinstance(error, AuthenticationException) or (transport and transport.is_active())
+            message = f"{name}: {at} refused our keys" if refused else f"{name}: no SSH connection to {at}"
+            raise Unreachable(f"{message}: {reason}", next_command=self._ssh(hop)) from None
+
+    def _verify_host_key(self, hop: Connection, name: str) -> None:
+        """Reject unknown keys on every hop: Fabric's own policy accepts them, and those of ProxyJump hosts too."""
+        hop.client.set_missing_host_key_policy(_RefuseUnknown())
+        if self._settings.known_hosts:
+            files = [str(self._settings.known_hosts)]
+        else:
+            configured = hop.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
+            files = [*configured.split(), "/etc/ssh/ssh_known_hosts"]
+        for path in (Path(file).expanduser() for file in files):
+            try:
+                if path.is_file():
+                    hop.client.load_system_host_keys(str(path))
+            except (InvalidHostKey, OSError, ValueError) as error:
+                raise HostKeyRefused(f"{name}: the known hosts in {path} cannot be read: {error}") from None
+
+    def _ssh(self, hop: Connection) -> str:
+        """The OpenSSH command that takes the same way."""
+        known_hosts, key_file = self._settings.known_hosts, self._settings.key_file
+        target = hop.original_host == (self._settings.address or self.name)
+        return shlex.join(
+            [
+                "ssh",
+                *(["-F", str(self._ssh_config.expanduser())] if self._ssh_config != USER_SSH_CONFIG else []),
+                *(["-o", f"UserKnownHostsFile={known_hosts}"] if known_hosts else []),
+                *(["-i", str(key_file)] if key_file and target else []),
+                *["-p", str(hop.port), f"{hop.user}@{hop.original_host}"],
+            ]
+        )
+
+
+class _Streams:
+    """Both outputs of a channel. They share a window: one that is not read stops the other."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self.channel = channel
+        self.out = bytearray()
+        self.err = bytearray()
+        self._poll = select.poll()
+        self._poll.register(channel.fileno(), select.POLLIN)
+
+    def send(self, data: bytes, give_up: float) -> None:
+        while data:
+            self.channel.settimeout(min(_left(give_up), 0.5))
+            # It may not take more before we have read what it says.
+            with contextlib.suppress(TimeoutError):
+                sent = self.channel.send(data)
+                if not sent:
+                    raise EOFError("it was closed")
+                data = data[sent:]
+            self._take()
+
+    def feed(self, stdin: BinaryIO, give_up: float, progress: Progress | None) -> None:
+        """Send a file, unless the remote program ends early; its exit status says why."""
+        sent = 0
+        while chunk := stdin.read(CHUNK):
+            try:
+                self.send(chunk, give_up)
+            except (OSError, EOFError):
+                if self.has_ended:
+                    return
+                raise
+            sent += len(chunk)
+            if progress:
+                progress(sent)
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.channel.closed or self.channel.eof_received)
+
+    def receive(self, give_up: float) -> bool:
+        """Wait for output, at most a second; gives whether there may be more."""
+        ended = self.has_ended
+        if not ended:
+            self._wait(min(_left(give_up), 1.0))
+        return self._take() or not ended
+
+    def reply(self, give_up: float) -> Reply:
+        """All output and the exit status; -1 when a signal ended the command."""
+        while self.receive(give_up):
+            if self.channel.exit_status_ready() and not self._wait(LINGER):
+                break
+        if not self.channel.status_event.wait(_left(give_up)):
+            raise TimeoutError
+        status = self.channel.recv_exit_status()
+        if status == -1 and _is_dying(self.channel.get_transport()):
+            raise EOFError
+        return Reply(status, _decoded(self.out), _decoded(self.err))
+
+    def _wait(self, seconds: float) -> bool:
+        return bool(self._poll.poll(seconds * 1000))
+
+    def _take(self) -> bool:
+        took = False
+        while self.channel.recv_ready():
+            self.out += self.channel.recv(CHUNK)
+            took = True
+        while self.channel.recv_stderr_ready():
+            self.err += self.channel.recv_stderr(CHUNK)
+            took = True
+        return took
+
+
+class _Program:
+    """A program that is kept running on a channel and spoken to in frames, by whoever holds its lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.used = 0.0
+        self._streams: _Streams | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._streams is not None and not self._streams.has_ended
+
+    @property
+    def channel(self) -> paramiko.Channel:
+        assert self._streams is not None
+        return self._streams.channel
+
+    def start(self, channel: paramiko.Channel) -> None:
+        self.stop()
+        self._streams = _Streams(channel)
+
+    def stop(self) -> None:
+        if self._streams is not None:
+            self._streams.channel.close()
+
+    def execute(self, command: str, give_up: float) -> Reply:
+        """One line to a POSIX shell. A nonce, which no output can foretell, frames the answer."""
+        assert self._streams is not None
+        nonce = secrets.token_hex(12)
+        script = f"{command}\nprintf '\\n{nonce} %s\\n' \"$?\"\nprintf '\\n{nonce}\\n' >&2\n"
+        self._send(script, give_up)
+        out = self._until(self._streams.out, f"\n{nonce} ".encode(), give_up)
+        status = int(self._until(self._streams.out, b"\n", give_up))
+        return Reply(status, out, self._until(self._streams.err, f"\n{nonce}\n".encode(), give_up))
+
+    def ask(self, command: str, give_up: float) -> Reply:
+        """One line to HAProxy's prompt (management guide, section 9.3: ``prompt``)."""
+        assert self._streams is not None
+        self._send(f"{command}\n", give_up)
+        return Reply(0, self._until(self._streams.out, PROMPT, give_up))
+
+    def _send(self, text: str, give_up: float) -> None:
+        assert self._streams is not None
+        self.used = time.monotonic()
+        self._streams.send(_encoded(text), give_up)
+
+    def _until(self, output: bytearray, mark: bytes, give_up: float) -> str:
+        assert self._streams is not None
+        seen = 0
+        while (end := output.find(mark, seen)) < 0:
+            seen = max(0, len(output) - len(mark))
+            if not self._streams.receive(give_up):
+                last_words = _decoded(self._streams.out + self._streams.err).split()
+                raise EOFError(" ".join(last_words)[-500:] or "it ended")
+        text = _decoded(output[:end])
+        del output[: end + len(mark)]
+        return text
+
+
+_Exchange = Callable[[_Program, float], Reply]
+
+
+class _UnknownHostKey(SSHException):
+    def __init__(self, host: str, key: paramiko.PKey) -> None:
+        super().__init__("unknown host key")
+        self.host = host
+        self.key = key
+
+
+class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
+    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+        raise _UnknownHostKey(hostname, key)
+
+
+def _hops(connection: Connection) -> list[Connection]:
+    """A connection and its jump hosts, the outermost last."""
+    hops = [connection]
+    while isinstance(hops[-1].gateway, Connection):
+        hops.append(hops[-1].gateway)
+    return hops
+
+
+def _close(hops: list[Connection]) -> None:
+    for hop in hops:
+        hop.client.close()
+
+
+def _tune(sock: object) -> None:
+    """Send small commands at once, and notice a dead link (SSH's keepalive alone counts no replies)."""
+    if isinstance(sock, socket.socket):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_LINK * 1000)
+
+
+def _settled(reply: Reply, due: float) -> Reply:
+    """Tell a command that was killed for its time from one that a signal ended.
+
+    ``timeout -k`` that has to use SIGKILL goes down with its command: status 137 in a shell, none at all without.
+    """
+    if reply.status in (-1, 137) and time.monotonic() >= due:
+        return dataclasses.replace(reply, status=TIMED_OUT)
+    if reply.status == -1:
+        raise SSHException("a signal ended it")
+    return reply
+
+
+def _is_dying(transport: paramiko.Transport) -> bool:
+    # Paramiko closes a dying connection's channels a moment before it calls it inactive.
+    transport.join(0.2)
+    return not transport.is_active()
+
+
+def _left(give_up: float) -> float:
+    left = give_up - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+@contextlib.contextmanager
+def _closing_after(seconds: float, transport: Callable[[], paramiko.Transport | None]) -> Iterator[None]:
+    """Paramiko logs in, starts commands and writes to a full socket without bound; closing the connection ends that."""
+
+    def close() -> None:
+        stuck = transport()
+        if stuck is not None:
+            stuck.close()
+
+    timer = threading.Timer(seconds, close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _encoded(text: str) -> bytes:
+    if "\0" in text:
+        raise ValueError("no command can hold a NUL character")
+    return text.encode(errors="surrogateescape")
+
+
+def _decoded(data: bytes | bytearray) -> str:
+    return data.decode(errors="replace")
