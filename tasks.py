@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from invoke import Collection, Context, Exit, task
 
-from veza_tasks.errors import Abandoned, ConfigError, Interrupted, NeedsHuman, Refused, ReleaseError
+from veza_tasks.errors import (
+    Abandoned,
+    ConfigError,
+    Interrupted,
+    NeedsHuman,
+    Refused,
+    ReleaseError,
+    StepFailed,
+)
 
 if TYPE_CHECKING:
     from veza_tasks.run import Run
@@ -31,7 +39,7 @@ HELP = {
     "sha256": "refuse the artifact unless it has this sha256",
     "rollback_binary": "last known good: a path (under INSTALL_DIR: on the node, else local) or 'running' "
     "(default: the node's veza-api.previous)",
-    "node": "the node (default: CANARY_NODE)",
+    "node": "the node, such as backend-api-2",
     "canary_node": "the node that gets the new binary first (default backend-api-2)",
     "peer_nodes": "the nodes that follow, separated by spaces or commas (default backend-api-1)",
     "max_unavailable": "how many peers may be out of rotation at a time (default 1)",
@@ -55,14 +63,10 @@ NO_KNOBS: Mapping[str, object] = {}
 Body = TypeVar("Body", bound=Callable[..., None])
 
 
-def _task(
-    *flags: str, positional: tuple[str, ...] = (), iterable: tuple[str, ...] = ()
-) -> Callable[[Body], Body]:
+def _task(*flags: str, iterable: tuple[str, ...] = ()) -> Callable[[Body], Body]:
     """A task with long flags only: derived short ones change meaning as flags come and go. Help is from ``HELP``."""
     wanted = {flag: HELP[flag] for flag in (*flags, "fleet")}
-    made: Callable[[Body], Body] = task(
-        help=wanted, auto_shortflags=False, positional=positional, iterable=iterable
-    )
+    made: Callable[[Body], Body] = task(help=wanted, auto_shortflags=False, iterable=iterable)
     return made
 
 
@@ -103,10 +107,10 @@ def preflight(
         preflight(run, sha256=sha256 or None)
 
 
-@_task("node", "plan", "drain_timeout", "drain_policy", positional=("node",))
+@_task("node", "plan", "drain_timeout", "drain_policy")
 def drain(
     c: Context,
-    node: str = "",
+    node: str,
     plan: bool = False,
     drain_timeout: str = "",
     drain_policy: str = "",
@@ -121,8 +125,8 @@ def drain(
         drain(run, run.fleet.node(node))
 
 
-@_task("node", "plan", positional=("node",))
-def ready(c: Context, node: str = "", plan: bool = False, fleet: str = "") -> None:
+@_task("node", "plan")
+def ready(c: Context, node: str, plan: bool = False, fleet: str = "") -> None:
     """Put a node that we took out back into rotation, once it is healthy (steps 4 to 6)."""
     with _run(c, fleet, plan=plan) as run:
         from veza_tasks.recipes.single import ready
@@ -130,9 +134,9 @@ def ready(c: Context, node: str = "", plan: bool = False, fleet: str = "") -> No
         ready(run, run.fleet.node(node))
 
 
-@_task("node", "artifact", "sha256", "plan", positional=("node",))
+@_task("node", "artifact", "sha256", "plan")
 def push(
-    c: Context, node: str = "", artifact: str = "", sha256: str = "", plan: bool = False, fleet: str = ""
+    c: Context, node: str, artifact: str = "", sha256: str = "", plan: bool = False, fleet: str = ""
 ) -> None:
     """Install a binary on a drained node, restart, and wait until it is healthy (steps 3 and 4)."""
     with _run(c, fleet, plan=plan, knobs=_given(artifact=artifact)) as run:
@@ -395,33 +399,36 @@ def _run(
                     plan=plan,
                     accepted=allowed,
                 )
+        except (StepFailed, Interrupted, Abandoned) as stop:
+            raise _ended(stop, changed=reached.changed) from stop.__cause__
         finally:
             reached.close()
+
+
+def _ended(stop: BaseException, *, changed: bool) -> ReleaseError:
+    """What a step's failure, a signal or a lost connection outside of any recipe's care means for the fleet."""
+    message = stop.message if isinstance(stop, ReleaseError) else str(stop)
+    next_command = stop.next_command if isinstance(stop, ReleaseError) else ""
+    if not changed:
+        state = "Nothing was changed."
+        return Refused(message, state=state, next_command=next_command or "the same command again")
+    return NeedsHuman(
+        message,
+        state="Nothing was put back after that; a node may be out of rotation, marked as ours.",
+        next_command="inv status; then the same command again, or inv rollback-all",
+    )
 
 
 @contextmanager
 def _exit_codes(screen: Screen | None) -> Iterator[None]:
     try:
         yield
-    except Interrupted as stop:
-        error: ReleaseError = Refused(
-            str(stop), state="No node was changed.", next_command="the same command again"
-        )
-    except Abandoned as stop:
-        error = NeedsHuman(
-            f"abandoned: {stop}",
-            state="Nothing was finished or put back after that; a node may be out of rotation, marked as ours.",
-            next_command="inv status; then the same command again, or inv rollback-all",
-        )
-    except ReleaseError as refusal:
-        error = refusal
-    else:
-        return
-    if screen is None:
-        print(f"{error.message}\n{error.state}\nNext: {error.next_command}", file=sys.stderr)
-    else:
-        screen.show_error(error)
-    raise Exit(code=error.exit_code)
+    except ReleaseError as error:
+        if screen is None:
+            print(f"{error.message}\n{error.state}\nNext: {error.next_command}", file=sys.stderr)
+        else:
+            screen.show_error(error)
+        raise Exit(code=error.exit_code) from None
 
 
 def _screen(run: Run) -> Screen:

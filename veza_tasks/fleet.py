@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from veza_tasks.adapters.haproxy import LoadBalancer
-from veza_tasks.adapters.host import Host, PlannedHost
+from veza_tasks.adapters.host import GuardedHost, Host
 from veza_tasks.adapters.incus import Incus
 from veza_tasks.adapters.node import Node
 from veza_tasks.adapters.prometheus import Prometheus
@@ -33,8 +33,7 @@ class Fleet:
         self, settings: Settings, *, emit: Emit, plan: bool = False, connect: Connect = connect_with_ssh
     ) -> None:
         self._settings = settings
-        hosts = {name: connect(name, settings) for name in settings.hosts}
-        self.hosts = {name: PlannedHost(host, emit) for name, host in hosts.items()} if plan else hosts
+        self.hosts = {name: GuardedHost(connect(name, settings), emit, plan=plan) for name in settings.hosts}
         timeout = settings.command_timeout
         self.incus = {
             name: Incus(host, settings.hosts[name], timeout=timeout) for name, host in self.hosts.items()
@@ -54,6 +53,11 @@ class Fleet:
         )
 
     @property
+    def changed(self) -> bool:
+        """Whether any change was sent to the fleet since it was opened."""
+        return any(host.changed for host in self.hosts.values())
+
+    @property
     def canary(self) -> Node:
         return self.nodes[self._settings.canary_node]
 
@@ -66,13 +70,13 @@ class Fleet:
         """The canary, then the peers, in the order in which a release reaches them."""
         return [self.canary, *self.peers]
 
-    def node(self, name: str = "") -> Node:
-        """A node by name, the canary by default.
+    def node(self, name: str) -> Node:
+        """A node by name.
 
         Raises:
             ConfigError: the fleet has no such node; names the nearest.
         """
-        return self.nodes[self._settings.node(name or self._settings.canary_node).name]
+        return self.nodes[self._settings.node(name).name]
 
     @cached_property
     def prometheus(self) -> Prometheus:

@@ -1,6 +1,6 @@
 """The one seam through which the fleet is read and changed.
 
-A call with an ``effect`` (a short text saying what it changes) is a change; a call without is a read. ``PlannedHost``
+A call with an ``effect`` (a short text saying what it changes) is a change; a call without is a read. ``GuardedHost``
 is what makes ``--plan`` true everywhere: it lets reads through and only announces changes.
 """
 
@@ -86,13 +86,15 @@ def quoted(argv: Command, *, into: Command = (), timeout: float | None = None) -
     return f"{line} | {shlex.join([*bound, *into])}" if into else line
 
 
-class PlannedHost:
-    """A host under ``--plan``: reads are real, changes are announced and not made."""
+class GuardedHost:
+    """A host whose changes are told apart from its reads: noted in ``changed``, or under ``plan`` announced and not made."""
 
-    def __init__(self, host: Host, emit: Emit) -> None:
+    def __init__(self, host: Host, emit: Emit, *, plan: bool) -> None:
         self.name = host.name
+        self.changed = False
         self._host = host
         self._emit = emit
+        self._plan = plan
 
     def run(
         self,
@@ -104,26 +106,29 @@ class PlannedHost:
         timeout: float,
         progress: Progress | None = None,
     ) -> Reply:
-        if effect:
-            return self._announce(self.name, effect)
-        return self._host.run(argv, into=into, stdin=stdin, timeout=timeout, progress=progress)
+        if self._skips(effect, self.name):
+            return Reply(0, planned=True)
+        return self._host.run(argv, into=into, stdin=stdin, effect=effect, timeout=timeout, progress=progress)
 
     def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
-        if effect:
-            return self._announce(held.where, effect)
-        return self._host.shell(held, argv, timeout=timeout)
+        if self._skips(effect, held.where):
+            return Reply(0, planned=True)
+        return self._host.shell(held, argv, effect=effect, timeout=timeout)
 
     def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
-        if effect:
-            return self._announce(held.where, effect)
-        return self._host.prompt(held, command, timeout=timeout)
+        if self._skips(effect, held.where):
+            return Reply(0, planned=True)
+        return self._host.prompt(held, command, effect=effect, timeout=timeout)
 
     def close(self) -> None:
         self._host.close()
 
-    def _announce(self, where: str, effect: str) -> Reply:
-        self._emit(Planned(where, effect))
-        return Reply(0, planned=True)
+    def _skips(self, effect: str, where: str) -> bool:
+        if effect and self._plan:
+            self._emit(Planned(where, effect))
+            return True
+        self.changed = self.changed or bool(effect)
+        return False
 
 
 def ensure(change: Callable[[], Reply | None], came_true: Callable[[], bool]) -> bool:

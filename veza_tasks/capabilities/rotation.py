@@ -10,7 +10,7 @@ import json
 
 from veza_tasks.adapters.haproxy import Pool, Server, State
 from veza_tasks.adapters.node import Node
-from veza_tasks.errors import DrainTimeout, NotRouted, Refused
+from veza_tasks.errors import DrainTimeout, Interrupted, NotRouted, Refused
 from veza_tasks.events import Note, Warned
 from veza_tasks.run import Run
 
@@ -102,6 +102,10 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     except DrainTimeout as late:
         if policy == "close":
             return _close(run, node, late)
+        if was_serving:
+            _undo(run, node)
+        raise
+    except Interrupted:
         if was_serving:
             _undo(run, node)
         raise

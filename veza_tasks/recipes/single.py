@@ -7,7 +7,7 @@ from veza_tasks.adapters.node import Node
 from veza_tasks.capabilities import install
 from veza_tasks.capabilities.artifact import read_artifact
 from veza_tasks.capabilities.rotation import check_ours
-from veza_tasks.errors import DrainTimeout, NeedsHuman, Refused, StepFailed
+from veza_tasks.errors import DrainTimeout, Interrupted, NeedsHuman, Refused, StepFailed
 from veza_tasks.recipes import release
 from veza_tasks.run import Run
 
@@ -26,6 +26,8 @@ def drain(run: Run, node: Node) -> None:
             state=f"{node.name} is as it was.",
             next_command=f"inv drain {node.name} --drain-policy close    # cuts its sessions",
         ) from late
+    except Interrupted as stop:
+        raise Refused(str(stop), state=f"{node.name} is as it was.", next_command="inv status") from None
 
 
 def ready(run: Run, node: Node) -> None:

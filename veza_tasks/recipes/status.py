@@ -74,12 +74,18 @@ def as_rows(found: Sequence[NodeStatus]) -> tuple[tuple[str, ...], list[tuple[st
         uptime = "-" if node.uptime is None else f"{node.uptime:.0f} s"
         haproxy = f"{cell(node.haproxy)}, {cell(node.operational)}, weight {cell(node.weight)}, {cell(node.sessions)} sessions"
         marks = "\n".join(f"{key}: {explain(value)}" for key, value in (node.marks or {}).items())
-        runs = f"{cell(node.version)} ({short(node.running)})"
+        runs = (
+            f"{cell(node.version)} ({short(node.running)})"
+            if node.running
+            else "?"
+            if node.unit is None
+            else "nothing"
+        )
         return (
             node.node,
             node.role,
             runs,
-            "the same" if node.installed == node.running else short(node.installed),
+            "the same" if node.installed and node.installed == node.running else short(node.installed),
             cell(node.unit),
             uptime,
             haproxy,
