@@ -25,18 +25,33 @@ KEPT = "veza-api.kept"
 _UNIT = "LoadState,ActiveState,SubState,MainPID,NRestarts,ActiveEnterTimestamp"
 UNIT_STATE = f'systemctl show --timestamp=unix --property={_UNIT} -- "$1"'
 
+# Prints NAME=SHA256@IDENTITY of the file $2, or NAME=@IDENTITY where $known lists that identity: 40 MiB are not hashed
+# again while device, inode, size, mtime and ctime (all set by the kernel) are those of a file that was hashed already.
+DIGEST = """
+digest() {
+  [ -e "$2" ] || return 0
+  identity=$(stat -L -c '%d:%i:%s:%.9Y:%.9Z' -- "$2")
+  case " $known " in
+    *" $identity "*) echo "$1=@$identity" ;;
+    *) sum=$(sha256sum <"$2") && echo "$1=${sum%% *}@$identity" && known="$known $identity" ;;
+  esac
+}
+"""
+
+# $1 unit, $2 folder, $3 identities of files whose sha256 we know.
 LOOK = f"""
+known=$3{DIGEST}
 {UNIT_STATE} || exit
 pid=$(systemctl show --property=MainPID --value -- "$1")
 cd -- "$2" || exit
-digest() {{ [ ! -e "$2" ] || {{ sum=$(sha256sum <"$2") && echo "$1=${{sum%% *}}"; }}; }}
 digest installed {BINARY}
-if [ "$pid" -gt 0 ]; then
-  if [ "/proc/$pid/exe" -ef {BINARY} ]; then echo "running=${{sum%% *}}"; else digest running "/proc/$pid/exe"; fi
-fi
+[ "$pid" -eq 0 ] || digest running "/proc/$pid/exe"
 digest previous {PREVIOUS}
 ls -1Atc {KEPT} 2>/dev/null | while IFS= read -r name; do
-  case $name in *.version) echo "version.${{name%.version}}=$(cat -- "{KEPT}/$name")" ;; *) echo "kept.$name=" ;; esac
+  case $name in
+    *.version) echo "version.${{name%.version}}=$(cat -- "{KEPT}/$name")" ;;
+    *) echo "kept.$name=" ;;
+  esac
 done
 echo "now=$(date +%s)"
 echo "free=$(stat -f -c '%a %S' . | {{ read -r blocks size && echo $((blocks * size)); }})"
@@ -149,6 +164,8 @@ class Node:
         self.directory = PurePosixPath(node.install_dir)
         self.incus = incus
         self._timeout = timeout
+        self._hashed: dict[str, str] = {}
+        """sha256 by identity (device, inode, size, mtime, ctime) of files that this process has hashed."""
 
     def look(self) -> Binaries:
         """What is installed, running, previous and kept; hashes them all.
@@ -156,12 +173,12 @@ class Node:
         Raises:
             FleetError: the node could not be looked at.
         """
-        facts = self._facts(LOOK, self.unit, str(self.directory))
+        facts = self._facts(LOOK, self.unit, str(self.directory), " ".join(self._hashed))
         return Binaries(
             unit=_unit(facts),
-            installed=facts.get("installed"),
-            running=facts.get("running"),
-            previous=facts.get("previous"),
+            installed=self._sha256(facts.get("installed")),
+            running=self._sha256(facts.get("running")),
+            previous=self._sha256(facts.get("previous")),
             kept=tuple(key.removeprefix("kept.") for key in facts if key.startswith("kept.")),
             versions={k.removeprefix("version."): v for k, v in facts.items() if k.startswith("version.")},
             now=float(facts["now"]),
@@ -278,6 +295,15 @@ class Node:
 
     def read_mark(self, key: str) -> str:
         return self.incus.read_mark(self.name, key)
+
+    def _sha256(self, fact: str | None) -> str | None:
+        """The digest in what ``DIGEST`` printed about a file, from memory where it was not hashed again."""
+        if fact is None:
+            return None
+        digest, _, identity = fact.partition("@")
+        if digest:
+            self._hashed[identity] = digest
+        return self._hashed[identity]
 
     def _script(self, script: str, *arguments: str, effect: str = "", timeout: float | None = None) -> Reply:
         return self.incus.execute(

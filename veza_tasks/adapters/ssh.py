@@ -66,7 +66,7 @@ class SshHost:
         self.name = name
         self._settings = settings
         self._connect_timeout = connect_timeout
-        self._ssh_config = ssh_config
+        self._ssh_config = ssh_config.expanduser()
         self._margin = margin
         self._connection: Connection | None = None
         self._programs: dict[Held, _Program] = {}
@@ -275,7 +275,7 @@ class SshHost:
     def _configured(self) -> Connection:
         """The connection and its jump hosts, as our settings and OpenSSH's configuration have them; not yet open."""
         settings = self._settings
-        path = None if self._ssh_config == USER_SSH_CONFIG else str(self._ssh_config.expanduser())
+        path = None if self._ssh_config == USER_SSH_CONFIG.expanduser() else str(self._ssh_config)
         try:
             # Lazy, as a ~/.fabric.yaml would change users and jump hosts behind our settings' back.
             config = Config(lazy=True, runtime_ssh_path=path)
@@ -354,7 +354,7 @@ class SshHost:
         return shlex.join(
             [
                 "ssh",
-                *(["-F", str(self._ssh_config.expanduser())] if self._ssh_config != USER_SSH_CONFIG else []),
+                *(["-F", str(self._ssh_config)] if self._ssh_config != USER_SSH_CONFIG.expanduser() else []),
                 *(["-o", f"UserKnownHostsFile={known_hosts}"] if known_hosts else []),
                 *(["-i", str(key_file)] if key_file and target else []),
                 *["-p", str(hop.port), f"{hop.user}@{hop.original_host}"],
