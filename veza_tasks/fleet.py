@@ -55,7 +55,12 @@ class Fleet:
     @property
     def changed(self) -> bool:
         """Whether any change was sent to the fleet since it was opened."""
-        return any(host.changed for host in self.hosts.values())
+        return any(host.changes for host in self.hosts.values())
+
+    @property
+    def planned(self) -> int:
+        """How many changes ``--plan`` has announced so far."""
+        return sum(host.planned for host in self.hosts.values())
 
     @property
     def canary(self) -> Node:

@@ -54,7 +54,7 @@ class Run:
     def step(self, name: str, node: str = "") -> Iterator[Callable[[str], None]]:
         """A named line of the runbook. Call what it gives with a short text to say how it came out."""
         said: list[str] = []
-        began = self.clock.monotonic()
+        began, planned = self.clock.monotonic(), self.fleet.planned
         self.emit(StepStarted(name, node))
         doing = f"{name} of {node}" if node else name
         self.doing.append(doing)
@@ -66,7 +66,8 @@ class Run:
             raise
         finally:
             self.doing.remove(doing)
-        self.emit(StepDone(name, node, "; ".join(said), self.clock.monotonic() - began))
+        detail = "planned, not done" if self.fleet.planned > planned else "; ".join(said)
+        self.emit(StepDone(name, node, detail, self.clock.monotonic() - began))
 
     def until(
         self,

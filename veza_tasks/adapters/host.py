@@ -87,11 +87,12 @@ def quoted(argv: Command, *, into: Command = (), timeout: float | None = None) -
 
 
 class GuardedHost:
-    """A host whose changes are told apart from its reads: noted in ``changed``, or under ``plan`` announced and not made."""
+    """A host whose changes are told apart from its reads: counted, or under ``plan`` announced and not made."""
 
     def __init__(self, host: Host, emit: Emit, *, plan: bool) -> None:
         self.name = host.name
-        self.changed = False
+        self.changes = 0
+        self.planned = 0
         self._host = host
         self._emit = emit
         self._plan = plan
@@ -125,9 +126,10 @@ class GuardedHost:
 
     def _skips(self, effect: str, where: str) -> bool:
         if effect and self._plan:
+            self.planned += 1
             self._emit(Planned(where, effect))
             return True
-        self.changed = self.changed or bool(effect)
+        self.changes += bool(effect)
         return False
 
 

@@ -131,8 +131,7 @@ def put_back(run: Run, node: Node) -> str:
         NotRouted: HAProxy does not take it back within ``READY_TIMEOUT``.
     """
     balancer = run.fleet.load_balancer
-    if balancer.server(node.server).state is not State.READY:
-        balancer.set_state(node.server, State.READY)
+    balancer.set_state(node.server, State.READY)
 
     def missing() -> str:
         server = balancer.server(node.server)

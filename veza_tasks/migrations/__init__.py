@@ -62,7 +62,7 @@ def check(
     since = f"{shown} ({compared.merge_base[:12]})"
     if not compared.files:
         if compared.at_head:
-            hint = "nothing to compare; name the last release with --base TAG"
+            hint = "nothing to compare; name the last release with --base TAG (or MIGRATIONS_BASE=TAG)"
             return Verdict("yellow", f"{hint} (HEAD, {compared.merge_base[:12]}, is already part of {shown})")
         return Verdict("green", f"no migration is new or changed since {since}")
     findings = tuple(Finding(printable(file.path), _reason(file, base=shown)) for file in compared.files)

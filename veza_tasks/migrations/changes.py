@@ -149,14 +149,14 @@ class Repository:
         if not tip:
             raise CannotTell(
                 f"{printable(base)} is unknown in {self.shown}: {self._fetch(base)}, "
-                "or name the last release with --base TAG"
+                "or name the last release with --base TAG (or MIGRATIONS_BASE=TAG)"
             )
         answer = _git("merge-base", tip, head, cwd=self.cwd)
         if answer.returncode != 0:
             what = f"{printable(base)} and HEAD have no common commit in {self.shown}"
             if self._is_shallow():
                 raise CannotTell(f"{what}, a shallow clone: {self._fetch(base)}")
-            raise CannotTell(f"{what}: name the last release with --base TAG")
+            raise CannotTell(f"{what}: name the last release with --base TAG (or MIGRATIONS_BASE=TAG)")
         return os.fsdecode(answer.stdout).strip(), head
 
     def changes(self, folders: Sequence[str], *, since: str, staged: bool) -> Iterator[Change]:
