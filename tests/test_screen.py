@@ -163,7 +163,7 @@ def test_printable_takes_the_sequence_and_leaves_the_text(raw: str, expected: st
         ),
         (
             Probed(NODE, Colour.GREY, "HTTP 502", 30, 300),
-            f"probe {NODE}: no data at 30 of 300 s: p95 no data, errors no data, requests no data: HTTP 502",
+            f"probe {NODE}: no data at 30 of 300 s: HTTP 502",
         ),
         (Note("taking over"), "note: taking over"),
         (Warned("HAProxy was reloaded"), "warning: HAProxy was reloaded"),

@@ -98,6 +98,8 @@ class Probed(Event):
     p95_threshold: float = 0.0
     error_rate: float | None = None
     error_rate_threshold: float = 0.0
+    waiting: bool = False
+    """Grey for want of scrapes or traffic, not for want of an answer."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 
-from veza_tasks.adapters.haproxy import LoadBalancer
+from veza_tasks.adapters.haproxy import LoadBalancer, get_over_http
 from veza_tasks.adapters.host import GuardedHost, Host
 from veza_tasks.adapters.incus import Incus
 from veza_tasks.adapters.node import Node
@@ -26,13 +26,40 @@ def connect_with_ssh(name: str, settings: Settings) -> Host:
     )
 
 
+def connect_to_prometheus(settings: Settings) -> Prometheus:
+    """The Prometheus at ``PROM_URL``.
+
+    Raises:
+        ConfigError: the URL or a credentials file cannot be used.
+    """
+    return Prometheus(
+        settings.prom_url,
+        timeout=settings.prom_timeout,
+        user=settings.prom_user,
+        password_file=settings.prom_password_file,
+        bearer_token_file=settings.prom_bearer_token_file,
+        ca_file=settings.prom_ca_file,
+    )
+
+
 class Fleet:
-    """All hosts, nodes and the load balancer named in ``fabfile.yaml``. Under ``plan`` no change passes."""
+    """All hosts, nodes and the load balancer named in ``fabfile.yaml``. Under ``plan`` no change passes.
+
+    ``connect``, ``get`` (a client's request to the load balancer) and ``prometheus`` are the ways to the outside.
+    """
 
     def __init__(
-        self, settings: Settings, *, emit: Emit, plan: bool = False, connect: Connect = connect_with_ssh
+        self,
+        settings: Settings,
+        *,
+        emit: Emit,
+        plan: bool = False,
+        connect: Connect = connect_with_ssh,
+        get: Callable[[str], str] = get_over_http,
+        prometheus: Callable[[Settings], Prometheus] = connect_to_prometheus,
     ) -> None:
         self._settings = settings
+        self._prometheus = prometheus
         self.hosts = {name: GuardedHost(connect(name, settings), emit, plan=plan) for name in settings.hosts}
         timeout = settings.command_timeout
         self.incus = {
@@ -50,6 +77,7 @@ class Fleet:
             url=balancer.url,
             pool=settings.pool_backend,
             timeout=timeout,
+            get=get,
         )
 
     @property
@@ -85,15 +113,7 @@ class Fleet:
 
     @cached_property
     def prometheus(self) -> Prometheus:
-        settings = self._settings
-        return Prometheus(
-            settings.prom_url,
-            timeout=settings.prom_timeout,
-            user=settings.prom_user,
-            password_file=settings.prom_password_file,
-            bearer_token_file=settings.prom_bearer_token_file,
-            ca_file=settings.prom_ca_file,
-        )
+        return self._prometheus(self._settings)
 
     def close(self) -> None:
         for host in self.hosts.values():

@@ -34,8 +34,8 @@ from veza_tasks.events import (
     Note,
     Planned,
     Probed,
-    StepDone,
     StepBroke,
+    StepDone,
     StepStarted,
     Uploading,
     Waiting,
@@ -325,10 +325,8 @@ class _Plain:
                 accepted = f", accepted ({event.accepted})" if event.accepted else ""
                 return f"check {event.check}: {_VERDICT[event.colour]}{accepted}: {event.detail}"
             case Probed():
-                values = ", ".join(_values(event))
-                detail = f": {event.detail}" if event.detail else ""
-                text = f"{_VERDICT[event.colour]} at {event.elapsed:.0f} of {event.window:.0f} s: {values}"
-                return f"probe {event.node}: {text}{detail}"
+                text = f"{_verdict(event)} at {event.elapsed:.0f} of {event.window:.0f} s"
+                return ": ".join((f"probe {event.node}", text, ", ".join(_values(event))))
             case Note():
                 return f"note: {event.text}"
             case Warned():
@@ -398,8 +396,8 @@ class _Terminal:
                 self._probed[event.node] = (now - event.elapsed, event)
                 if event.colour != before:
                     mark = (f"{_MARK[event.colour]} ", _STYLE[event.colour])
-                    text = f"probe {event.node} · {_VERDICT[event.colour]} at {_minutes(event.elapsed)}"
-                    self._keep([mark], _detailed(" · ".join((text, *_values(event))), event.detail))
+                    text = f"probe {event.node} · {_verdict(event)} at {_minutes(event.elapsed)}"
+                    self._keep([mark], " · ".join((text, *_values(event))))
             case Note():
                 self._keep([("  ", "")], event.text)
             case Warned():
@@ -465,7 +463,7 @@ class _Terminal:
             blocks.append(self._block([(f"  {bar} ", "cyan")], f"{text}  {_mebibytes(rate)}/s"))
         for since, probe in self._probed.values():
             clock = f"{_minutes(min(now - since, probe.window))}/{_minutes(probe.window)} "
-            verdict = f"{_VERDICT[probe.colour]} · "
+            verdict = f"{_verdict(probe)} · "
             values = " · ".join(_values(probe)).replace("requests", "req")  # or 80 columns do not hold it
             room = self.output.size()[0] - len(clock + verdict + values) - 3
             bar = _bar(min(now - since, probe.window), probe.window, width=max(5, room))
@@ -585,18 +583,23 @@ def _just_uploaded(event: Uploading, uploaded: set[tuple[str, str]]) -> bool:
     return True
 
 
-def _values(probe: Probed) -> tuple[str, str, str]:
-    return (
+def _verdict(probe: Probed) -> str:
+    return "waiting" if probe.waiting else _VERDICT[probe.colour]
+
+
+def _values(probe: Probed) -> list[str]:
+    """The numbers against their thresholds; the probe's own words where it has no verdict."""
+    if probe.p95 is None or probe.error_rate is None:
+        return [probe.detail]
+    return [
         _against("p95", probe.p95, probe.p95_threshold, "s"),
-        _against("errors", probe.error_rate, probe.error_rate_threshold, "%", scale=100),
-        "requests no data" if probe.requests is None else f"{probe.requests:.0f} requests",
-    )
+        _against("errors", probe.error_rate * 100, probe.error_rate_threshold * 100, "%"),
+        *([] if probe.requests is None else [f"{probe.requests:.0f} requests"]),
+    ]
 
 
-def _against(name: str, value: float | None, threshold: float, unit: str, *, scale: float = 1) -> str:
-    if value is None:
-        return f"{name} no data"
-    return f"{name} {value * scale:.3g} {'<' if value < threshold else '>='} {threshold * scale:.3g} {unit}"
+def _against(name: str, value: float, threshold: float, unit: str) -> str:
+    return f"{name} {value:.3g} {'<' if value < threshold else '>='} {threshold:.3g} {unit}"
 
 
 def _named(event: StepStarted | StepDone | StepBroke | Waiting) -> str:

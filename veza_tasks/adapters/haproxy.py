@@ -91,11 +91,30 @@ class Pool:
         )
 
 
+def get_over_http(url: str) -> str:
+    """GET on a connection of its own; gives the status code, or what went wrong, as text."""
+    try:
+        reply = requests.get(
+            url, timeout=(2.0, 5.0), allow_redirects=False, headers={"Connection": "close"}
+        )
+    except requests.RequestException as error:
+        return f"no answer ({type(error).__name__})"
+    return str(reply.status_code)
+
+
 class LoadBalancer:
     """One HAProxy. State is re-read on every call and never remembered: a reload forgets drains."""
 
     def __init__(
-        self, incus: Incus, *, instance: str, socket: str, url: str, pool: str, timeout: float
+        self,
+        incus: Incus,
+        *,
+        instance: str,
+        socket: str,
+        url: str,
+        pool: str,
+        timeout: float,
+        get: Callable[[str], str],
     ) -> None:
         self.instance = instance
         self.incus = incus
@@ -103,6 +122,7 @@ class LoadBalancer:
         self.url = url.rstrip("/")
         self._held = incus.held(instance, "socat", "-", f"UNIX-CONNECT:{socket}")
         self._timeout = timeout
+        self._get = get
 
     def pool(self) -> Pool:
         """The pool as HAProxy sees it now.
@@ -140,13 +160,7 @@ class LoadBalancer:
 
     def get(self, path: str) -> str:
         """GET through the load balancer as a client would; gives the status code, or what went wrong, as text."""
-        try:
-            reply = requests.get(
-                self.url + path, timeout=(2.0, 5.0), allow_redirects=False, headers={"Connection": "close"}
-            )
-        except requests.RequestException as error:
-            return f"no answer ({type(error).__name__})"
-        return str(reply.status_code)
+        return self._get(self.url + path)
 
     def _states(self) -> dict[str, Mapping[str, str]]:
         lines = self._ask(f"show servers state {self.pool_name}").splitlines()

@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import paramiko
 from fabric import Config, Connection
+from fabric.connection import derive_shorthand
 from paramiko.hostkeys import InvalidHostKey
 from paramiko.ssh_exception import (
     AuthenticationException,
@@ -280,11 +281,8 @@ class SshHost:
             # Lazy, as a ~/.fabric.yaml would change users and jump hosts behind our settings' back.
             config = Config(lazy=True, runtime_ssh_path=path)
             config.load_ssh_config()
-            # Fabric stumbles over an agent socket in ForwardAgent; no agent is forwarded.
-            connection = Connection(
-                settings.address or self.name, user=settings.user, port=settings.port, config=config, forward_agent=False
-            )
-        except (*BROKEN, ValueError, KeyError) as error:
+            connection = _way(settings.address or self.name, config, user=settings.user, port=settings.port)
+        except (*BROKEN, ValueError, RecursionError) as error:
             raise Unreachable(f"{self.name}: the SSH configuration {self._ssh_config} is of no use: {error}") from None
         timeouts = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), self._connect_timeout)
         for hop in _hops(connection):
@@ -506,6 +504,27 @@ class _UnknownHostKey(SSHException):
 class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
     def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
         raise _UnknownHostKey(hostname, key)
+
+
+def _way(target: str, config: Config, *, user: str | None = None, port: int | None = None) -> Connection:
+    """A connection and the jump hosts before it, not yet open.
+
+    Fabric visits ``ProxyJump first,second`` in the wrong order, takes ``none`` for a host and stumbles over an agent's
+    socket in ``ForwardAgent`` (no agent is forwarded). ``ProxyCommand`` is left to it.
+    """
+    host = derive_shorthand(target)["host"]
+    configured = config.base_ssh_config.lookup(host)
+    jumps = [jump for jump in configured.get("proxyjump", "none").split(",") if jump.lower() != "none"]
+    gateway: Connection | Literal[False] | None = False if "proxyjump" in configured else None
+    for jump in jumps:
+        # A jump host that the configuration sends through itself (``Host *``) is the start.
+        if derive_shorthand(jump)["host"] not in (host, configured.get("hostname")):
+            gateway = (
+                Connection(jump, config=config.clone(), gateway=gateway, forward_agent=False)
+                if gateway
+                else _way(jump, config)
+            )
+    return Connection(target, user=user, port=port, config=config.clone(), gateway=gateway, forward_agent=False)
 
 
 def _hops(connection: Connection) -> list[Connection]:

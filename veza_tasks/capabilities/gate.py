@@ -277,6 +277,7 @@ def _event(settings: Settings, node: str, probe: Probe, *, elapsed: float) -> Pr
         p95_threshold=settings.prom_p95_threshold_s,
         error_rate=probe.number("error_rate"),
         error_rate_threshold=settings.prom_err_rate_threshold,
+        waiting=probe.verdict is Verdict.WAITING,
     )
 
 
