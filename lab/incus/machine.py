@@ -25,6 +25,7 @@ BRIDGE = "veza-lab0"
 NETWORK = "198.18.0"  # RFC 2544: set aside for test networks, never routed
 GATEWAY = f"{NETWORK}.1"
 _ALIAS_PREFIX = "veza-lab-"
+_INOTIFY_INSTANCES = 1024
 
 # Each command with the package that has it, by preference: not every release splits Incus.
 _COMMANDS = {
@@ -87,6 +88,7 @@ def provide(say: Say) -> Image:
     check()
     _install_packages(say)
     start_daemon(say)
+    _raise_inotify_limit(say)
     if POOL not in [pool["name"] for pool in incus_list("storage")]:
         incus("storage", "create", POOL, "dir")
     if BRIDGE not in [network["name"] for network in incus_list("network")]:
@@ -138,6 +140,16 @@ def start_daemon(say: Say) -> None:
         Path("/var/log/incus").mkdir(exist_ok=True)
         _daemon().start()
     run("incusd", "waitready", "--timeout=60")
+
+
+def _raise_inotify_limit(say: Say) -> None:
+    # Every container's systemd holds about six, all counted for the user who made the containers: with the kernel's
+    # 128 the twentieth boots for ever. The value is that of Incus's own /etc/sysctl.d/10-incus-inotify.conf, which
+    # waits for a boot with systemd.
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    if int(limit.read_text(encoding="ascii")) < _INOTIFY_INSTANCES:
+        limit.write_text(f"{_INOTIFY_INSTANCES}\n", encoding="ascii")
+        say(f"fs.inotify.max_user_instances raised to {_INOTIFY_INSTANCES} (until the next boot)")
 
 
 def _cache() -> Path:

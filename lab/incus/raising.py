@@ -18,7 +18,7 @@ from pathlib import Path
 from lab import artifacts
 from lab.incus import machine, templates
 from lab.incus.fleet import LOAD_BALANCER, Fleet, listens, start
-from lab.incus.host import LabError, Say, incus, incus_list, run
+from lab.incus.host import LabError, Say, incus, incus_list, run, wait_until
 from lab.incus.machine import Image
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -142,6 +142,7 @@ def _ports_are_free(slot: int) -> bool:
 
 def _make_instances(fleet: Fleet, image: Image, say: Say) -> None:
     wanted = (LOAD_BALANCER, *fleet.nodes)
+    wait_until(lambda: _is_quiet(fleet.name), "Incus has finished what a killed run began", seconds=60)
     found = fleet.instances()
     _delete_instances(fleet.name, [name for name in found if name not in wanted])
     missing = [name for name in wanted if name not in found]
@@ -156,10 +157,18 @@ def _make_instances(fleet: Fleet, image: Image, say: Say) -> None:
 def _make_instance(fleet: Fleet, image: Image, name: str) -> None:
     # LXC sets the address before the first process runs: no DHCP and nothing to wait for.
     address = f"--config=raw.lxc=lxc.net.0.ipv4.address = {fleet.address(name)}/24"
-    # The kernel's limits on inotify instances and keys count per user: give each container users of its own.
+    # A user may own 200 kernel keys, and a container's systemd takes 13: each container gets users of its own.
     own_users = "--config=security.idmap.isolated=true"
+    # The same hardware address whenever it is made anew: neighbours remember the old one for half a minute.
+    hardware = "02:" + ":".join(f"{int(byte):02x}" for byte in f"0.{fleet.address(name)}".split("."))
+    ethernet = f"--config=volatile.eth0.hwaddr={hardware}"
     where = (f"--project={fleet.name}", f"--storage={machine.POOL}", f"--network={machine.BRIDGE}")
-    incus("init", image.alias, name, "--quiet", *where, address, own_users)
+    incus("init", image.alias, name, "--quiet", *where, address, ethernet, own_users)
+
+
+def _is_quiet(project: str) -> bool:
+    operations = json.loads(incus("operation", "list", f"--project={project}", "--format=json"))
+    return not any(one["class"] == "task" and one["status"] == "Running" for one in operations)
 
 
 def _delete_instances(project: str, names: Sequence[str]) -> None:

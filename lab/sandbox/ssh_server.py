@@ -8,9 +8,11 @@ DIRECTORY holds host_key and id_ed25519.pub. SIGHUP cuts every connection, while
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import asyncssh
 
@@ -18,7 +20,7 @@ import asyncssh
 class Server(asyncssh.SSHServer):
     """Knows its connections, so that they can be cut."""
 
-    connections: set[asyncssh.SSHServerConnection] = set()
+    connections: ClassVar[set[asyncssh.SSHServerConnection]] = set()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -34,17 +36,33 @@ async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         process.exit(1)
         return
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", process.command, stdin=pipe, stdout=pipe, stderr=pipe
-    )
-    assert child.stdin and child.stdout and child.stderr
-    await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+    shell = ("/bin/sh", "-c", process.command)
+    child = await asyncio.create_subprocess_exec(*shell, stdin=pipe, stdout=pipe, stderr=pipe)
+    feeding = asyncio.create_task(feed(process.stdin, child))
+    await asyncio.gather(pump(child.stdout, process.stdout), pump(child.stderr, process.stderr))
     status = await child.wait()
-    await process.wait_closed() if process.is_closing() else await process.stdout.drain()
+    feeding.cancel()
     if status < 0:
         process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
     else:
         process.exit(status)
+
+
+async def feed(source: asyncssh.SSHReader[bytes], child: asyncio.subprocess.Process) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(OSError, asyncssh.Error):  # either side may end before the other
+        while data := await source.read(1 << 16):
+            child.stdin.write(data)
+            await child.stdin.drain()
+    child.stdin.close()
+
+
+async def pump(source: asyncio.StreamReader | None, target: asyncssh.SSHWriter[bytes]) -> None:
+    assert source is not None
+    while data := await source.read(1 << 16):
+        with contextlib.suppress(OSError, asyncssh.Error):  # nobody listens any more; the command runs on
+            target.write(data)
+            await target.drain()
 
 
 async def main(directory: Path, address: str, port: int) -> None:

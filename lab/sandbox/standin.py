@@ -10,7 +10,7 @@ else. DIRECTORY is the fleet's. Imports are few and late: `incus exec` is to sta
 import os
 import sys
 
-PROPERTIES = "MainPID NRestarts LoadState ActiveState SubState ActiveEnterTimestamp".split()
+PROPERTIES = ["MainPID", "NRestarts", "LoadState", "ActiveState", "SubState", "ActiveEnterTimestamp"]
 TARGET_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 
 
@@ -48,7 +48,13 @@ def listed(directory: str, project: str) -> str:
     machine = os.uname().machine
     return json.dumps(
         [
-            {"name": n, "status": "Running", "architecture": machine, "location": "none", "config": load(f"{folder}/{n}")}
+            {
+                "name": n,
+                "status": "Running",
+                "architecture": machine,
+                "location": "none",
+                "config": load(f"{folder}/{n}"),
+            }
             for n in names
         ]
     )
@@ -62,7 +68,9 @@ def located(directory: str, target: str, project: str) -> str:
     home = f"{directory}/instances/{instance}"
     known = project == os.path.basename(directory) and instance and TARGET_CHARACTERS.issuperset(instance)
     if not known or not os.path.isdir(home):
-        raise Refusal(f'Error: Failed to fetch instance "{instance}" in project "{project}": Instance not found')
+        raise Refusal(
+            f'Error: Failed to fetch instance "{instance}" in project "{project}": Instance not found'
+        )
     return home
 
 
@@ -103,7 +111,7 @@ def execute(directory: str, home: str, argv: list[str]) -> int:
         "LANG": "C.UTF-8",
         "TERM": "xterm",
         "USER": "root",
-        "container": os.path.basename(home),  # the real one has the kind of container here
+        "VEZA_LAB_INSTANCE": os.path.basename(home),
     }
     try:
         pid = os.posix_spawnp(argv[0], argv, environment)
@@ -147,7 +155,9 @@ def show(directory: str, unit: str, wanted: list[str], *, named: bool) -> None:
 
 def asked(directory: str, verb: str, unit: str, *more: str) -> str:
     """The answer of the fleet's init to a request about a unit of this instance."""
-    return request(directory, verb, os.environ.get("container", ""), unit.removesuffix(".service"), *more)
+    return request(
+        directory, verb, os.environ.get("VEZA_LAB_INSTANCE", ""), unit.removesuffix(".service"), *more
+    )
 
 
 def request(directory: str, *words: str) -> str:
@@ -175,7 +185,9 @@ def request(directory: str, *words: str) -> str:
 def journalctl(directory: str, arguments: list[str]) -> int:
     match arguments:
         case ["--unit", unit, "--lines", count, "--no-pager", "--output", "cat"] if "/" not in unit:
-            path = f"{directory}/instances/{os.environ['container']}/{unit.removesuffix('.service')}.log"
+            path = (
+                f"{directory}/instances/{os.environ['VEZA_LAB_INSTANCE']}/{unit.removesuffix('.service')}.log"
+            )
         case _:
             raise Refusal(f"the sandbox's stand-in for journalctl does not know: {' '.join(arguments)}")
     if os.path.exists(path):
@@ -198,7 +210,9 @@ def socat(_: str, arguments: list[str]) -> int:
     try:
         peer.connect(path)
     except OSError as error:
-        raise Refusal(f'socat[{os.getpid()}] E connect(5, AF=1 "{path}", {len(path) + 2}): {error.strerror}') from None
+        raise Refusal(
+            f'socat[{os.getpid()}] E connect(5, AF=1 "{path}", {len(path) + 2}): {error.strerror}'
+        ) from None
     reading: list[int] = [0, peer.fileno()]
     while True:
         # Once its input has ended socat waits half a second for more (socat(1), -t).
@@ -223,7 +237,19 @@ def curl(_: str, arguments: list[str]) -> int:
     import _socket
 
     match arguments:
-        case ["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--noproxy", "*", "--max-time", limit, "--", url]:
+        case [
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--noproxy",
+            "*",
+            "--max-time",
+            limit,
+            "--",
+            url,
+        ]:
             host, _, path = url.removeprefix("http://").partition("/")
             address, _, port = host.partition(":")
         case _:

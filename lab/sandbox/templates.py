@@ -118,6 +118,7 @@ veza:
   peer_nodes: [{", ".join([first, *others])}]
   prom_url: {prom_url}
   migrations_dir: none
+  ssh_config: {json.dumps(f"{directory}/ssh_config")}      # empty: the user's own knows nothing of the lab
   sli_window_floor: 0          # the lab only: production keeps 300
   sli_window: 15
   sli_probe_interval: 1
