@@ -178,7 +178,7 @@ Address = Annotated[
 OptionalText = Annotated[str | None, BeforeValidator(_text), _TEXT]
 FilePath = Annotated[Path, BeforeValidator(_text), _PATH]
 OptionalPath = Annotated[Path | None, BeforeValidator(_text), _PATH]
-Paths = Annotated[tuple[FilePath, ...], BeforeValidator(_list), Wanted("paths", _LIST_WORDS, path=True)]
+Folders = Annotated[tuple[FilePath, ...], BeforeValidator(_list), Wanted("folders", _LIST_WORDS)]
 LastKnownGood = Annotated[
     str | None, BeforeValidator(_text), Wanted("path or running", f"a path or the word {RUNNING}", path=True)
 ]
@@ -339,7 +339,9 @@ class Settings(Table):
         10.0, "how long until a request through HAProxy has reached the node", unit="s"
     )
 
-    migrations_dir: Paths = _knob((Path("migrations"),), "where schema migrations lie, or none")
+    migrations_dir: Folders = _knob(
+        (Path("migrations"),), "folders of schema migrations in the current git repository, or none"
+    )
     migrations_base: Revision = _knob("origin/main", "migrations that this git revision lacks are new")
 
     ssh_config: FilePath = _knob(Path("~/.ssh/config"), "OpenSSH client configuration for the hosts")
@@ -689,21 +691,14 @@ def _anchored_table(table: type[Table], values: Mapping[str, Any], base: Path) -
 
 
 def _anchored(info: FieldInfo | None, value: object, base: Path) -> object:
-    """A path, or each of several, made absolute. All else as it is: what is no path, validation refuses."""
+    """A path made absolute. All else as it is: what is no path, validation refuses."""
     wanted = _wanted(info)
     if not wanted.path or value == RUNNING:
         return value
-    if wanted.kind == "paths" and isinstance(value, str) and _words(value):
-        value = _list(value)
-    if isinstance(value, list | tuple):
-        return [_anchored(_PATH_FIELD, item, base) for item in value]
     text = str(value) if isinstance(value, Path) else value
     if not isinstance(text, str) or not text.strip() or not text.isprintable():
         return value
     return os.path.normpath(os.path.join(base, os.path.expanduser(text)))
-
-
-_PATH_FIELD = FieldInfo.from_annotation(FilePath)
 
 
 Conflict = tuple[str, *tuple[str, ...]]

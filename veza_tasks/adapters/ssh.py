@@ -265,7 +265,9 @@ class SshHost:
         hops = _hops(self._configured())
         try:
             for hop in reversed(hops):
-                self._open_hop(hop, f"{self.name} (jump host {hop.host})" if hop is not hops[0] else self.name)
+                self._open_hop(
+                    hop, f"{self.name} (jump host {hop.host})" if hop is not hops[0] else self.name
+                )
         except BaseException:
             _close(hops)
             raise
@@ -283,7 +285,9 @@ class SshHost:
             config.load_ssh_config()
             connection = _way(settings.address or self.name, config, user=settings.user, port=settings.port)
         except (*BROKEN, ValueError, RecursionError) as error:
-            raise Unreachable(f"{self.name}: the SSH configuration {self._ssh_config} is of no use: {error}") from None
+            raise Unreachable(
+                f"{self.name}: the SSH configuration {self._ssh_config} is of no use: {error}"
+            ) from None
         timeouts = dict.fromkeys(("banner_timeout", "auth_timeout", "channel_timeout"), self._connect_timeout)
         for hop in _hops(connection):
             # Fabric gives none of ours to the jump hosts, and rounds down to whole seconds.
@@ -319,7 +323,9 @@ class SshHost:
                 next_command=f"{shlex.join(['ssh-keygen', *file, '-R', known])}    # only when you know why it changed",
             ) from None
         except PasswordRequiredException:
-            raise Unreachable(f"{name}: the key file for {at} has a passphrase", next_command="ssh-add") from None
+            raise Unreachable(
+                f"{name}: the key file for {at} has a passphrase", next_command="ssh-add"
+            ) from None
         except BROKEN as error:
             reason = str(error) or "the connection was closed"
             if time.monotonic() - started >= self._connect_timeout:
@@ -520,11 +526,11 @@ def _way(target: str, config: Config, *, user: str | None = None, port: int | No
         # A jump host that the configuration sends through itself (``Host *``) is the start.
         if derive_shorthand(jump)["host"] not in (host, configured.get("hostname")):
             gateway = (
-                Connection(jump, config=config.clone(), gateway=gateway, forward_agent=False)
+                Connection(jump, config=config, gateway=gateway, forward_agent=False)
                 if gateway
                 else _way(jump, config)
             )
-    return Connection(target, user=user, port=port, config=config.clone(), gateway=gateway, forward_agent=False)
+    return Connection(target, user=user, port=port, config=config, gateway=gateway, forward_agent=False)
 
 
 def _hops(connection: Connection) -> list[Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -60,6 +61,16 @@ def status(run: Run) -> list[NodeStatus]:
     )
 
 
+def in_words(mark: str) -> str:
+    """A mark for people: a green record as what was proven for how long, any other as ``explain`` has it."""
+    try:
+        note = json.loads(mark)
+        proof = f"{note['version']} ({note['digest'][:12]}) for {note['window']:g} s"
+        return f"{proof} (run {note['run']}, {note['who']}, {note['when']})"
+    except (ValueError, KeyError, TypeError):
+        return explain(mark)
+
+
 def as_rows(found: Sequence[NodeStatus]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Column titles and rows for people; digests are shortened."""
     columns = ("node", "role", "runs", "installed", "unit", "up", "haproxy", "health", "last good", "marks")
@@ -73,7 +84,7 @@ def as_rows(found: Sequence[NodeStatus]) -> tuple[tuple[str, ...], list[tuple[st
     def row(node: NodeStatus) -> tuple[str, ...]:
         uptime = "-" if node.uptime is None else f"{node.uptime:.0f} s"
         haproxy = f"{cell(node.haproxy)}, {cell(node.operational)}, weight {cell(node.weight)}, {cell(node.sessions)} sessions"
-        marks = "\n".join(f"{key}: {explain(value)}" for key, value in (node.marks or {}).items())
+        marks = "\n".join(f"{key}: {in_words(value)}" for key, value in (node.marks or {}).items())
         runs = (
             f"{cell(node.version)} ({short(node.running)})"
             if node.running
