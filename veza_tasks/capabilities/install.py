@@ -15,7 +15,7 @@ from pathlib import Path
 from veza_tasks.adapters.host import Reply, ensure
 from veza_tasks.adapters.node import BINARY, Binaries, Node
 from veza_tasks.capabilities.artifact import Release
-from veza_tasks.errors import InstallFailed, OutcomeUnknown
+from veza_tasks.errors import InstallFailed, Interrupted, OutcomeUnknown
 from veza_tasks.events import Uploading
 from veza_tasks.run import Run
 
@@ -135,15 +135,17 @@ def _upload(run: Run, node: Node, release: Release, source: Path) -> None:
     temporary = _temporary(run, release)
     timeout = run.settings.upload_timeout
     total = source.stat().st_size
+
+    def told(sent: int) -> None:
+        run.signals.check()
+        run.emit(Uploading(node.incus.host.name, source.name, sent, total))
+
     try:
         with source.open("rb") as file:
-            reply = node.receive(
-                file,
-                temporary,
-                what=str(release),
-                timeout=timeout,
-                progress=lambda sent: run.emit(Uploading(node.incus.host.name, source.name, sent, total)),
-            )
+            reply = node.receive(file, temporary, what=str(release), timeout=timeout, progress=told)
+    except Interrupted:
+        node.forget([temporary])
+        raise
     except OutcomeUnknown as error:
         raise InstallFailed(f"{node.name}: the upload of {release} was cut off ({error.message})") from error
     if reply.status:

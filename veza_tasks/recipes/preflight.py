@@ -1,4 +1,4 @@
-"""The pre-flight checklist: every check as one row, all of them, before anything is changed (runbook, "Pre-flight checklist")."""
+"""Runbook, "Pre-flight checklist": every check as one row, all of them, before anything is changed."""
 
 from __future__ import annotations
 
@@ -371,7 +371,10 @@ def _look_at_slis(
         if probe.verdict is gate.Verdict.NO_DATA:
             return Colour.RED, f"{baseline.name}: {probe.detail}\n{shown}"
         if probe.verdict is gate.Verdict.WAITING:
-            return Colour.YELLOW, f"{baseline.name}: {probe.detail}\n{shown}"
+            # A process that has just started may not have been asked yet; one that has not is no judge of a canary.
+            settled = uptime is None or uptime >= settings.sli_range
+            idle = settled and probe.number("requests") == 0
+            return (Colour.RED if idle else Colour.YELLOW), f"{baseline.name}: {probe.detail}\n{shown}"
         coarse = gate.resolution(run.fleet.prometheus, settings, baseline.name)
         if isinstance(coarse, NoData):
             return Colour.YELLOW, f"{baseline.name}: buckets unknown: {coarse.reason}\n{shown}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from veza_tasks.adapters.haproxy import State
-from veza_tasks.adapters.node import Binaries, Node
+from veza_tasks.adapters.node import KEPT, Binaries, Node
 from veza_tasks.capabilities import gate, health, install, rotation
 from veza_tasks.capabilities.artifact import Release
 from veza_tasks.errors import (
@@ -25,6 +25,7 @@ from veza_tasks.errors import (
     ReleaseError,
     RollbackFailed,
     RolledBack,
+    StepFailed,
     Unreachable,
 )
 from veza_tasks.events import Planned, Warned
@@ -286,11 +287,22 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
 
 
 def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
-    """Bring the artifact and the last known good binary to the nodes while everyone still serves: rollback never uploads."""
-    with run.step("stage") as done:
-        done(install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path))
-        done(stage_last_known_good(run, [(node, cleared.last_known_good) for node in nodes]))
-    run.signals.check()
+    """Bring the artifact and the last known good binary to the nodes while everyone still serves: rollback never uploads.
+
+    Raises:
+        Refused: a copy did not arrive whole, or a signal came.
+    """
+    try:
+        with run.step("stage") as done:
+            done(install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path))
+            done(stage_last_known_good(run, [(node, cleared.last_known_good) for node in nodes]))
+        run.signals.check()
+    except (StepFailed, Interrupted) as failed:
+        raise Refused(
+            str(failed),
+            state=f"No node was drained or restarted; at most copies were added to {KEPT}.",
+            next_command="the same command again",
+        ) from failed.__cause__
 
 
 def stage_last_known_good(run: Run, goods: Sequence[tuple[Node, LastKnownGood]]) -> str:
