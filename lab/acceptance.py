@@ -41,8 +41,9 @@ MARGIN = 0.5  # seconds by which a sample of HAProxy and the start of a request 
 _STATE = f"""
 cd {INSTALL_DIR}
 pid=$(systemctl show --property MainPID --value {UNIT})
-sha256sum <veza-api | cut -d ' ' -f 1
-[ "$pid" -gt 0 ] && sha256sum <"/proc/$pid/exe" | cut -d ' ' -f 1 || echo none
+digest() {{ sum=$(sha256sum <"$1" 2>/dev/null) && echo "${{sum%% *}}" || echo none; }}
+digest veza-api
+if [ "/proc/$pid/exe" -ef veza-api ]; then echo "${{sum%% *}}"; else digest "/proc/$pid/exe"; fi
 echo "$pid $(cut -d ' ' -f 22 "/proc/$pid/stat" 2>/dev/null || echo 0)"
 stat --format %.Y veza-api
 """

@@ -204,7 +204,7 @@ class Init:
     async def _obey(self, words: list[str]) -> tuple[int, str]:
         match words:
             case ["hello"]:
-                return 0, str(self._directory)
+                return 0, f"{self._directory}\n{os.getpid()}"
             case ["load"]:
                 await self._load()
                 return 0, ""

@@ -81,17 +81,24 @@ def up(
     say(f"fleet {name}: {count} nodes, {fleet.address('sshd')} and up, port {fleet.port}")
     if replaced:
         say(f"stand-ins, not the real programs: {', '.join(['incus', 'systemd', *sorted(replaced)])}")
-    _write(fleet, haproxy)
-    fleet.order("load")
-    if known is not None and known.nodes != fleet.nodes:
-        fleet.stop_prometheus()  # it starts again with the targets of now
-    fleet.order(
-        "start", HOST, "prometheus"
-    )  # a real one looks at its targets for the first time 5 s after its start
-    _build_artifacts(fleet)
-    fleet.reset()
+    try:
+        _raise(fleet, haproxy, targets_changed=known is not None and known.nodes != fleet.nodes)
+    except LabError as error:
+        raise LabError(
+            f"{error}; the logs are {directory}/*.log and {directory}/instances/*/*.log"
+        ) from error
     say(f"up: {fleet.lb_url}{templates.HEALTH_PATH}, {fleet.prom_url}, {fleet.fleet_file}")
     return fleet
+
+
+def _raise(fleet: Fleet, haproxy: Path, *, targets_changed: bool) -> None:
+    _write(fleet, haproxy)
+    fleet.order("load")
+    if targets_changed:
+        fleet.stop_prometheus()
+    fleet.order("start", HOST, "prometheus")  # a real one looks at its targets for the first time after 5 s
+    _build_artifacts(fleet)
+    fleet.reset()
 
 
 def down(name: str = "sandbox", *, repository: Path = _REPOSITORY, say: Say | None = None) -> None:
@@ -100,9 +107,10 @@ def down(name: str = "sandbox", *, repository: Path = _REPOSITORY, say: Say | No
     directory = repository / ".lab" / name
     if directory.exists() and not (directory / "slot").exists():
         raise LabError(f"{directory} belongs to a fleet of another kind")
-    if _init_answers(directory):
+    pid = _init(directory)
+    if pid is not None:
         standin.request(str(directory), "end")
-        wait_until(lambda: not _init_answers(directory), f"the processes of {name} end", seconds=30)
+        wait_until(lambda: _ended(pid), f"the processes of {name} end", seconds=30)
     if directory.exists():
         shutil.rmtree(directory)
         if not any(directory.parent.iterdir()):
@@ -177,19 +185,28 @@ def _haproxy(say: Say) -> Path:
     return cached
 
 
-def _init_answers(directory: Path) -> bool:
+def _init(directory: Path) -> int | None:
+    """The process that runs this fleet, or None."""
     if not (directory / "slot").exists():
-        return False
+        return None
     try:
-        return standin.request(str(directory), "hello") == str(directory)
+        whose, pid = standin.request(str(directory), "hello").rsplit("\n", 1)
     except (standin.Refusal, OSError):
-        return False
+        return None
+    return int(pid) if whose == str(directory) else None
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()  # a zombie has none
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _claim(directory: Path, count: int) -> int:
     """The slot of the init that runs here, else of a new one."""
     slot_file = directory / "slot"
-    if _init_answers(directory):
+    if _init(directory) is not None:
         return int(slot_file.read_text(encoding="ascii"))
     for slot in _SLOTS:
         if not _is_free(slot, count):
@@ -313,7 +330,7 @@ def _units(fleet: Fleet, haproxy: Path) -> list[dict[str, Any]]:
                 fleet.address("sshd"),
                 str(fleet.port),
             ),
-            PYTHONPATH=str(here.parents[1]),
+            PYTHONPATH=os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")]),
         )
     else:
         if os.geteuid() == 0:

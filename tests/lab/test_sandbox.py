@@ -116,6 +116,11 @@ def raise_lab(kind: str, repository: Path) -> sandbox.Fleet | lab.incus.Fleet:
     return sandbox.up(kind, stand_ins=stand_ins, repository=repository, say=lambda _: None)
 
 
+def remove_sandboxes(repository: Path) -> None:
+    for fleet in sandbox.fleets(repository=repository):
+        sandbox.down(fleet.name, repository=repository, say=lambda _: None)
+
+
 @pytest.fixture(
     scope="module",
     params=[
@@ -126,14 +131,14 @@ def raise_lab(kind: str, repository: Path) -> sandbox.Fleet | lab.incus.Fleet:
 )
 def connected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     repository = tmp_path_factory.mktemp("lab")
-    raised = raise_lab(request.param, repository)
-    settings = settings_module.load(file=raised.fleet_file, environ={}, flags={}).settings
-    fleet = Fleet(settings, emit=lambda _: None)
-    yield Subject(raised, fleet, settings)
-    fleet.close()
-    raised.reset()
-    if isinstance(raised, sandbox.Fleet):
-        sandbox.down(raised.name, repository=repository, say=lambda _: None)
+    try:
+        raised = raise_lab(request.param, repository)
+        settings = settings_module.load(file=raised.fleet_file, environ={}, flags={}).settings
+        with contextlib.closing(Fleet(settings, emit=lambda _: None)) as fleet:
+            yield Subject(raised, fleet, settings)
+        raised.reset()
+    finally:
+        remove_sandboxes(repository)
 
 
 @pytest.fixture
@@ -489,8 +494,7 @@ except OSError as error:
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    for fleet in sandbox.fleets(repository=tmp_path):
-        sandbox.down(fleet.name, repository=tmp_path, say=lambda _: None)
+    remove_sandboxes(tmp_path)
 
 
 def raised(name: str, repository: Path, **more: Any) -> sandbox.Fleet:

@@ -94,9 +94,7 @@ class Pool:
 def get_over_http(url: str) -> str:
     """GET on a connection of its own; gives the status code, or what went wrong, as text."""
     try:
-        reply = requests.get(
-            url, timeout=(2.0, 5.0), allow_redirects=False, headers={"Connection": "close"}
-        )
+        reply = requests.get(url, timeout=(2.0, 5.0), allow_redirects=False, headers={"Connection": "close"})
     except requests.RequestException as error:
         return f"no answer ({type(error).__name__})"
     return str(reply.status_code)
@@ -133,8 +131,8 @@ class LoadBalancer:
         states = self._states()
         rows = self._stats()
         return Pool(
-            algorithm=next((row.get("algo", "") for row in rows if row["svname"] == "BACKEND"), ""),
-            servers={row["svname"]: self._server(row, states) for row in rows if row["svname"] != "BACKEND"},
+            algorithm=rows.pop("BACKEND", {}).get("algo", ""),
+            servers={name: self._server(name, row, states) for name, row in rows.items()},
         )
 
     def server(self, name: str) -> Server:
@@ -171,16 +169,19 @@ class LoadBalancer:
         rows = [
             dict(zip(names, line.split(), strict=False)) for line in lines[lines.index(header) + 1 :] if line
         ]
-        return {row["srv_name"]: row for row in rows}
+        return {row.get("srv_name", ""): row for row in rows}
 
-    def _stats(self) -> list[dict[str, str]]:
+    def _stats(self) -> dict[str, dict[str, str]]:
         answer = self._ask(f"show stat {self.pool_name} 6 -1").strip()
         if not answer.startswith("# "):
             raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {answer[:200]}")
-        return list(csv.DictReader(io.StringIO(answer.removeprefix("# "))))
+        try:
+            rows = csv.DictReader(io.StringIO(answer.removeprefix("# ")), restval="")
+            return {row.get("svname", ""): row for row in rows}
+        except csv.Error as error:
+            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
 
-    def _server(self, row: Mapping[str, str], states: Mapping[str, Mapping[str, str]]) -> Server:
-        name = row["svname"]
+    def _server(self, name: str, row: Mapping[str, str], states: Mapping[str, Mapping[str, str]]) -> Server:
         try:
             state = states[name]
             return Server(

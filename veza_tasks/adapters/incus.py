@@ -48,7 +48,7 @@ class Incus:
             raise FleetError(f"{self.host.name}: `incus list` failed: {reply.complaint}")
         try:
             return {entry["name"]: _instance(entry) for entry in json.loads(reply.out)}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise FleetError(
                 f"{self.host.name}: `incus list` did not answer with instances: {error!r}"
             ) from None
@@ -136,7 +136,8 @@ class Incus:
 
 def _instance(entry: Mapping[str, object]) -> Instance:
     config = entry.get("config") or {}
-    assert isinstance(config, Mapping)
+    if not isinstance(config, Mapping):
+        raise TypeError("config is not a table")
     return Instance(
         name=str(entry["name"]),
         status=str(entry["status"]),

@@ -6,6 +6,7 @@ Sources: systemctl(1), systemd.service(5), proc(5); ``rename(2)`` for why a runn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,6 +22,8 @@ PREVIOUS = "veza-api.previous"
 """Belongs to the deploy pipeline (runbook, "Manual rollback"); read, never written."""
 KEPT = "veza-api.kept"
 """Folder beside the binary: binaries by sha256, staged or replaced, each with its version in ``DIGEST.version``."""
+
+SHA256 = re.compile("[0-9a-f]{64}")
 
 _UNIT = "LoadState,ActiveState,SubState,MainPID,NRestarts,ActiveEnterTimestamp"
 UNIT_STATE = f'systemctl show --timestamp=unix --property={_UNIT} -- "$1"'
@@ -174,21 +177,29 @@ class Node:
             FleetError: the node could not be looked at.
         """
         facts = self._facts(LOOK, self.unit, str(self.directory), " ".join(self._hashed))
-        return Binaries(
-            unit=_unit(facts),
-            installed=self._sha256(facts.get("installed")),
-            running=self._sha256(facts.get("running")),
-            previous=self._sha256(facts.get("previous")),
-            kept=tuple(key.removeprefix("kept.") for key in facts if key.startswith("kept.")),
-            versions={k.removeprefix("version."): v for k, v in facts.items() if k.startswith("version.")},
-            now=float(facts["now"]),
-            free=int(facts["free"]),
-        )
+        try:
+            return Binaries(
+                unit=_unit(facts),
+                installed=self._sha256(facts.get("installed")),
+                running=self._sha256(facts.get("running")),
+                previous=self._sha256(facts.get("previous")),
+                kept=tuple(key.removeprefix("kept.") for key in facts if key.startswith("kept.")),
+                versions={
+                    k.removeprefix("version."): v for k, v in facts.items() if k.startswith("version.")
+                },
+                now=float(facts["now"]),
+                free=int(facts["free"]),
+            )
+        except (ValueError, KeyError) as error:
+            raise self._nonsense(error) from None
 
     def health(self) -> Health:
         """The unit's state, and the status code of its health URL asked from inside (runbook step 4)."""
         facts = self._facts(HEALTH, self.unit, self.health_url)
-        return Health(_unit(facts), int(facts["http"]))
+        try:
+            return Health(_unit(facts), int(facts["http"]))
+        except (ValueError, KeyError) as error:
+            raise self._nonsense(error) from None
 
     def runs(self, digest: str) -> bool:
         """Whether the running process's own executable has this sha256 and is the installed file."""
@@ -215,7 +226,8 @@ class Node:
     def digest(self, path: str) -> str | None:
         """sha256 of a file on the node; ``None`` where it cannot be read."""
         reply = self._script('sha256sum <"$1"', path)
-        return reply.out.split()[0] if reply.status == 0 and reply.out else None
+        digest = reply.out[:64]
+        return digest if reply.status == 0 and SHA256.fullmatch(digest) else None
 
     def has_kept(self, digest: str) -> bool:
         """Whether a binary with this sha256 lies whole in the folder of kept binaries; hashes it."""
@@ -302,8 +314,13 @@ class Node:
             return None
         digest, _, identity = fact.partition("@")
         if digest:
+            if not SHA256.fullmatch(digest):
+                raise ValueError(f"{digest[:80]!r} is no sha256")
             self._hashed[identity] = digest
         return self._hashed[identity]
+
+    def _nonsense(self, error: Exception) -> FleetError:
+        return FleetError(f"{self.name}: what a look at the node gave makes no sense: {error!r}")
 
     def _script(self, script: str, *arguments: str, effect: str = "", timeout: float | None = None) -> Reply:
         return self.incus.execute(
@@ -313,7 +330,7 @@ class Node:
     def _facts(self, script: str, *arguments: str) -> dict[str, str]:
         reply = self._script(script, *arguments)
         facts = dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
-        if reply.status or not {"LoadState", "MainPID"} <= facts.keys():
+        if reply.status or "LoadState" not in facts:
             raise FleetError(f"{self.name}: could not look at the node: {reply.complaint}")
         return facts
 

@@ -60,8 +60,10 @@ def read_artifact(path: Path, *, sha256: str | None = None) -> Artifact:
             architecture = _architecture(file.read(1 << 16), size)
     except OSError as error:
         raise Refused(f"{path}: {error.strerror or error}") from None
-    except (ValueError, struct.error) as error:
-        raise Refused(f"{path}: {error or 'cut short'}") from None
+    except ValueError as error:
+        raise Refused(f"{path}: {error}") from None
+    except (struct.error, IndexError, OverflowError):
+        raise Refused(f"{path}: cut short, or not what its header says") from None
     if sha256 and digest != sha256.lower():
         raise Refused(f"{path}: sha256 is {digest}, signed off was {sha256.lower()}")
     return Artifact(path, size, architecture, Release(digest, version_of(path.name)))

@@ -62,7 +62,7 @@ def wait_until_healthy(
         health = node.health()
         unit = health.unit
         died = unit.restarts > restarts or (alive is not None and unit.main_pid != alive.main_pid)
-        if died or unit.active == "failed" or (unit.active == "inactive" and alive is not None):
+        if died or unit.active in ("failed", "inactive"):
             raise _failed(node, f"the process died: unit is {unit}, restarted {unit.restarts} times")
         if unit.main_pid:
             alive = unit

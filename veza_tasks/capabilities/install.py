@@ -99,8 +99,11 @@ def check_running(node: Node, release: Release) -> None:
     Raises:
         InstallFailed: it runs something else.
     """
-    if not node.runs(release.digest):
-        seen = node.look()
+    if node.runs(release.digest):
+        return
+    # Not the same file may still be the same binary: installed anew by somebody else, and not restarted.
+    seen = node.look()
+    if not seen.installed == seen.running == release.digest:
         raise InstallFailed(
             f"{node.name}: expected {release} installed and running; installed is {_short(seen.installed)}, "
             f"running is {_short(seen.running)}"

@@ -77,7 +77,9 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     marked = check_ours(run, node)
     if server.serves and not others_serving(pool, node):
         raise Refused(
-            f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained"
+            f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained",
+            state="Nothing was changed on it.",
+            next_command="bring another server up, then the same command again",
         )
     was_serving = server.state is State.READY
     if not marked:
@@ -196,23 +198,25 @@ def check_routed(run: Run, node: Node) -> str:
 def _close(run: Run, node: Node, late: DrainTimeout) -> str:
     balancer = run.fleet.load_balancer
     run.emit(Warned(f"{late.message}; closing them"))
-    balancer.set_state(node.server, State.MAINT)
-    balancer.close_sessions(node.server)
 
     def missing() -> str:
         server = balancer.server(node.server)
         return "" if server.idle else f"{server.sessions} sessions, {server.queued} queued"
 
-    run.until(
-        missing,
-        step="drain",
-        node=node.name,
-        limit=CLOSED_WITHIN,
-        every=POLL,
-        failure=lambda what: DrainTimeout(
-            f"{node.name} still serves in maint with its sessions closed: {what}"
-        ),
-    )
+    with run.signals.shield(f"closing the sessions of {node.name}, then stopping safely"):
+        balancer.set_state(node.server, State.MAINT)
+        balancer.close_sessions(node.server)
+        run.until(
+            missing,
+            step="drain",
+            node=node.name,
+            limit=CLOSED_WITHIN,
+            every=POLL,
+            failure=lambda what: DrainTimeout(
+                f"{node.name} still serves in maint with its sessions closed: {what}",
+                state=f"{node.name} is in maint, marked as ours.",
+            ),
+        )
     return "sessions closed"
 
 

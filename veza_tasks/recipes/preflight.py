@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from veza_tasks import migrations
@@ -107,7 +108,7 @@ def accepted(ids: list[str], reason: str) -> Mapping[str, str]:
 
 
 def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None) -> Cleared:
-    """Look at everything a release relies on; ``first`` is the node that will be drained first (default: the canary).
+    """Look at everything a release relies on; ``first`` is the first node that it reaches (default: the canary).
 
     Raises:
         Refused: at least one row is red and not accepted. Nothing was changed.
@@ -168,7 +169,8 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
             if looking.row("haproxy", look_at_pool) or pools:
                 looking.row("pool", lambda: _pool(run, pools[0]))
                 looking.row("states", lambda: _states(run, pools[0], instances))
-                looking.row("capacity", lambda: _capacity(pools[0], first))
+                release = artifacts[0].release if artifacts else None
+                looking.row("capacity", lambda: _capacity(run, release, seen, pools[0], first))
             else:
                 looking.skip(("pool", "states", "capacity"), "HAProxy does not answer")
         else:
@@ -344,13 +346,28 @@ def _states(run: Run, pool: Pool, instances: Mapping[str, Instance]) -> Row:
     )
 
 
-def _capacity(pool: Pool, first: Node) -> Row:
-    others = [server.name for server in others_serving(pool, first)]
+def _capacity(
+    run: Run, artifact: Release | None, seen: Mapping[str, Binaries], pool: Pool, first: Node
+) -> Row:
+    """Is another server up while the first node is out that must be taken out? What has the artifact is put back before."""
+
+    def has_it(node: Node) -> bool:
+        found = seen.get(node.name)
+        return bool(
+            artifact and found and found.installed == found.running == artifact.digest and found.unit.is_up
+        )
+
+    reached = run.fleet.released_to[run.fleet.released_to.index(first) :]
+    put_back = list(takewhile(has_it, reached))
+    if put_back == reached:
+        return Colour.GREEN, "every node runs the artifact: none is taken out"
+    node = reached[len(put_back)]
+    others = dict.fromkeys([*(s.name for s in others_serving(pool, node)), *(n.server for n in put_back)])
     if not others:
-        return Colour.RED, f"no other server than {first.server} is up: nobody would serve while it is out"
+        return Colour.RED, f"no other server than {node.server} is up: nobody would serve while it is out"
     return (
         Colour.GREEN,
-        f"{', '.join(others)} serve{'s' if len(others) == 1 else ''} while {first.server} is out",
+        f"{', '.join(others)} serve{'s' if len(others) == 1 else ''} while {node.server} is out",
     )
 
 

@@ -17,16 +17,15 @@ from veza_tasks.errors import (
     DrainTimeout,
     FleetError,
     HealthCheckFailed,
+    HostKeyRefused,
     Interrupted,
     NeedsHuman,
     NotRouted,
-    OutcomeUnknown,
     Refused,
     ReleaseError,
     RollbackFailed,
     RolledBack,
     StepFailed,
-    Unreachable,
 )
 from veza_tasks.events import Planned, Warned
 from veza_tasks.recipes.preflight import Cleared, LastKnownGood, preflight
@@ -86,9 +85,9 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
 
 def push(run: Run, node: Node, release: Release, seen: Binaries) -> bool:
     """3. Put the binary in place, and restart the unit if it does not run that very file; gives whether it did."""
-    restart = seen.running != release.digest or not seen.unit.is_up
     with run.step("push", node.name) as done:
         done(install.install(run, node, release, seen))
+        restart = seen.running != release.digest or not seen.unit.is_up
         if restart:
             health.restart(run, node, seen.unit)
             done("restarted")
@@ -220,21 +219,51 @@ def roll(run: Run, release: Release) -> None:
     Raises:
         NeedsHuman: a peer failed, or a signal came.
     """
-    out_first = sorted(run.fleet.peers, key=lambda node: not rotation.drained_by(node))
     many = run.settings.max_unavailable
-    for batch in (out_first[at : at + many] for at in range(0, len(out_first), many)):
-        try:
+    try:
+        out_first = sorted(run.fleet.peers, key=lambda node: not rotation.drained_by(node))
+        for batch in (out_first[at : at + many] for at in range(0, len(out_first), many)):
             run.signals.check()
             with run.signals.shield(
                 f"finishing {', '.join(node.name for node in batch)}, then stopping before the next"
             ):
-                run.each(lambda node: deploy(run, node, release), batch)
-        except (ReleaseError, Interrupted) as error:
-            raise NeedsHuman(
-                f"the roll stopped: {error}",
-                state=mixed(run, release),
-                next_command="put the cause right, then the same command again: it does what is missing",
-            ) from error
+                check_others_serve(run, batch)
+                run.each(lambda node: deploy_peer(run, node, release), batch)
+    except (ReleaseError, Interrupted) as error:
+        raise NeedsHuman(
+            f"the roll stopped: {error}",
+            state=mixed(run, release),
+            next_command="put the cause right, then the same command again: it does what is missing",
+        ) from error
+
+
+def check_others_serve(run: Run, batch: Sequence[Node]) -> None:
+    """Before peers are taken out: whatever else is released serves, so that never more than ``MAX_UNAVAILABLE`` are out.
+
+    Raises:
+        NotRouted: another node is out.
+    """
+    servers = run.fleet.load_balancer.pool().servers
+    serving = {node.name for node in run.fleet.released_to if servers[node.server].serves}
+    others_out = [
+        node.name for node in run.fleet.released_to if node.name not in serving and node not in batch
+    ]
+    if others_out and any(node.name in serving for node in batch):
+        raise NotRouted(f"{', '.join(others_out)} does not serve: no further node is taken out")
+
+
+def deploy_peer(run: Run, node: Node, release: Release) -> None:
+    """Steps 2 to 6 on a peer. One that fails stays out of rotation, also where it had been put back already.
+
+    Raises:
+        StepFailed: a step failed.
+    """
+    try:
+        deploy(run, node, release)
+    except StepFailed:
+        if rotation.drained_by(node):
+            rotation.keep_out(run, node)
+        raise
 
 
 @contextmanager
@@ -265,7 +294,7 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
     """
     seen = node.look()
     pool = run.fleet.load_balancer.pool()
-    server = pool.servers[node.server]
+    server = run.fleet.load_balancer.server(node.server)
     somebody_elses = server.state is not State.READY and not rotation.drained_by(node)
     if not rotation.others_serving(pool, node) and not in_place:
         run.emit(Warned(f"no other server than {node.name} is up: going back in place, without draining"))
@@ -286,6 +315,26 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
     check_load_balancer(run, node)
 
 
+def restore_patiently(run: Run, node: Node, release: Release, *, in_place: bool = False) -> None:
+    """Restore, and for ``ROLLBACK_PATIENCE`` try again while a system does not do as told: every step looks first.
+
+    What runs and is not healthy is not tried again.
+
+    Raises:
+        StepFailed: what the last attempt failed of.
+        NeedsHuman: somebody else took the node out.
+    """
+    deadline = run.clock.monotonic() + ROLLBACK_PATIENCE
+    while True:
+        try:
+            return restore(run, node, release, in_place=in_place)
+        except FleetError as error:
+            if isinstance(error, HostKeyRefused) or run.clock.monotonic() >= deadline:
+                raise
+            run.emit(Warned(f"{error.message}; trying again"))
+            run.clock.sleep(2.0)
+
+
 def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
     """Bring the artifact and the last known good binary to the nodes while everyone still serves: rollback never uploads.
 
@@ -295,7 +344,10 @@ def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
     try:
         with run.step("stage") as done:
             done(install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path))
-            done(stage_last_known_good(run, [(node, cleared.last_known_good) for node in nodes]))
+            good = cleared.last_known_good
+            # Only the canary is rolled back by itself; what lies on it lies nowhere else for sure.
+            goes_back = nodes if good.local else [node for node in nodes if node is run.fleet.canary]
+            done(stage_last_known_good(run, [(node, good) for node in goes_back]))
         run.signals.check()
     except (StepFailed, Interrupted) as failed:
         raise Refused(
@@ -349,48 +401,51 @@ def mixed(run: Run, release: Release) -> str:
 
 def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
     release, good = cleared.artifact.release, cleared.last_known_good.release
-    before = cleared.seen[node.name]
     said = cause.message if isinstance(cause, ReleaseError) else f"{type(cause).__name__}: {cause}"
-    deadline = run.clock.monotonic() + ROLLBACK_PATIENCE
-    while True:
-        try:
-            if before.running != release.digest and _as_before(node, before):
-                _give_back(run, node)
-                raise Refused(
-                    said,
-                    state=f"{node.name} runs what it ran before and serves. No other node was touched.",
-                    next_command=_next_command(cause, "the same command again"),
-                ) from cause
-            with run.step("rollback", node.name) as done:
-                restore(run, node, good)
-                done(f"{node.name} is back on {good}")
-            tidy(run, cleared)
-            raise RolledBack(
-                f"{release} is not released",
-                state=f"{node.name} is back on {good} and serves. No peer was touched.",
-                next_command=f"inv status; the failed binary is kept on {node.name} as {release.digest[:12]}…",
+    try:
+        if _gave_back(run, node, release, cleared.seen[node.name], stopped=isinstance(cause, Interrupted)):
+            raise Refused(
+                said,
+                state=f"{node.name} runs what it ran before and is as it was. No other node was touched.",
+                next_command=_next_command(cause, "the same command again"),
             ) from cause
-        except (Unreachable, OutcomeUnknown) as lost:
-            if run.clock.monotonic() >= deadline:
-                raise _not_back(run, node, good, said, lost) from cause
-            run.emit(Warned(f"{lost.message}; trying again"))
-            run.clock.sleep(2.0)
-        except (FleetError, HealthCheckFailed, NotRouted, NeedsHuman) as failed:
-            if isinstance(failed, NeedsHuman):
-                raise
-            raise _not_back(run, node, good, said, failed) from cause
+        with run.step("rollback", node.name) as done:
+            restore_patiently(run, node, good)
+            done(f"{node.name} is back on {good}")
+    except (StepFailed, KeyError) as failed:
+        raise RollbackFailed(
+            f"{said}\nand {good} could not be brought back: {failed}",
+            state=f"{node.name} is left as it is, out of rotation as far as HAProxy could be told. No peer was touched.",
+            next_command=f"inv status; then inv rollback-all, or by hand on {node.name}",
+        ) from cause
+    tidy(run, cleared)
+    raise RolledBack(
+        f"{release} is not released",
+        state=f"{node.name} is back on {good} and serves. No peer was touched.",
+        next_command=f"inv status; the failed binary is kept on {node.name} as {release.digest[:12]}…",
+    ) from cause
 
 
-def _as_before(node: Node, before: Binaries) -> bool:
-    now = node.look()
-    return (now.installed, now.running) == (before.installed, before.running) and now.unit.is_up
+def _gave_back(run: Run, node: Node, release: Release, before: Binaries, *, stopped: bool) -> bool:
+    """Whether there is nothing to roll back and our own drain, if there is one, is undone.
 
-
-def _give_back(run: Run, node: Node) -> None:
-    """Undo our own drain, if there is one. What an earlier run or somebody else took out stays out."""
-    if run.id in node.read_mark(rotation.DRAINED):
-        ready(run, node)
-        check_load_balancer(run, node)
+    That is so where the node runs what it ran before and not the artifact, or where it is proven and only a signal came.
+    What an earlier run or somebody else took out stays out.
+    """
+    try:
+        now = node.look()
+        as_before = (now.installed, now.running) == (before.installed, before.running) and now.unit.is_up
+        if not as_before or (now.running == release.digest and not (stopped and proven(run, node, release))):
+            return False
+        if run.id in node.read_mark(rotation.DRAINED):
+            # A server that leaves maint is up unchecked.
+            check_health(run, node, None, restarted=False)
+            ready(run, node)
+            check_load_balancer(run, node)
+    except StepFailed as error:
+        run.emit(Warned(f"{error}; rolling back instead"))
+        return False
+    return True
 
 
 def _still_well(run: Run, node: Node) -> Callable[[], None]:
@@ -417,14 +472,6 @@ def _still_well(run: Run, node: Node) -> Callable[[], None]:
             raise NotRouted(f"{node.name} fell out of rotation in the window: {server}")
 
     return look
-
-
-def _not_back(run: Run, node: Node, good: Release, said: str, failed: ReleaseError) -> RollbackFailed:
-    return RollbackFailed(
-        f"{said}\nand {good} could not be brought back: {failed.message}",
-        state=f"{node.name} is left as it is, out of rotation as far as HAProxy could be told. No peer was touched.",
-        next_command=f"inv status; then inv rollback-all, or by hand on {node.name}",
-    )
 
 
 def _next_command(cause: Exception, otherwise: str) -> str:

@@ -5,31 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veza_tasks.adapters.node import Binaries, Node
+from veza_tasks.adapters.haproxy import State
+from veza_tasks.adapters.node import KEPT, Binaries, Node
 from veza_tasks.capabilities import install, rotation
 from veza_tasks.capabilities.artifact import Release
-from veza_tasks.errors import Refused, ReleaseError, RollbackFailed
+from veza_tasks.errors import Interrupted, NeedsHuman, Refused, ReleaseError, RollbackFailed
+from veza_tasks.events import Warned
 from veza_tasks.recipes.preflight import LastKnownGood, last_known_good
-from veza_tasks.recipes.release import restore, stage_last_known_good
+from veza_tasks.recipes.release import restore_patiently, stage_last_known_good
 from veza_tasks.run import Run
 
 
 @dataclass(frozen=True)
 class Way:
-    """What ``rollback_all`` would do on one node. No target: ``problem`` says why."""
+    """What ``rollback_all`` would do on one node. No target: ``problem`` says why.
+
+    ``settled``: it serves, or somebody else took it out, and no drain of ours is left.
+    """
 
     node: Node
     seen: Binaries | None
     target: LastKnownGood | None
-    serves: bool
+    settled: bool
     problem: str = ""
 
     @property
     def is_there(self) -> bool:
-        """Whether the node already runs its target and serves."""
+        """Whether the node already runs its target and nothing of ours is left to do."""
         if self.seen is None or self.target is None:
             return False
-        return self.seen.installed == self.seen.running == self.target.release.digest and self.serves
+        return self.seen.installed == self.seen.running == self.target.release.digest and self.settled
 
     @property
     def runs(self) -> str:
@@ -62,16 +67,14 @@ def ways(run: Run) -> list[Way]:
         )
 
     def look(node: Node) -> Way:
+        seen: Binaries | None = None
         try:
             seen = node.look()
+            server = run.fleet.load_balancer.server(node.server)
+            settled = not rotation.drained_by(node) and (server.serves or server.state is not State.READY)
+            return Way(node, seen, last_known_good(run, node, seen, None), settled)
         except ReleaseError as error:
-            return Way(node, None, None, serves=False, problem=error.message)
-        server = run.fleet.load_balancer.server(node.server)
-        serves = server.serves and not rotation.drained_by(node)
-        try:
-            return Way(node, seen, last_known_good(run, node, seen, None), serves)
-        except ReleaseError as error:
-            return Way(node, seen, None, serves, error.message)
+            return Way(node, seen, None, settled=False, problem=error.message)
 
     return run.each(look, run.fleet.released_to)
 
@@ -84,27 +87,37 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
 
     Raises:
         RollbackFailed: at least one node is not on its last known good binary.
+        NeedsHuman: all are, and what somebody else took out of rotation is left out.
         Refused: a signal came before anything was changed.
     """
     going = [way for way in plan if way.target and not way.is_there]
     failed = {way.node.name: way.problem for way in plan if way.target is None}
-    with run.step("stage") as done:
-        for way in going:
-            try:
-                done(stage_last_known_good(run, [(way.node, way.target)] if way.target else []))
-            except ReleaseError as error:
-                failed[way.node.name] = error.message
-    if going:
-        install.forget_proof(run, run.fleet.canary)
-    run.signals.check()
+    left_out: dict[str, str] = {}
+    try:
+        with run.step("stage") as done:
+            for way in going:
+                try:
+                    done(stage_last_known_good(run, [(way.node, way.target)] if way.target else []))
+                except ReleaseError as error:
+                    failed[way.node.name] = error.message
+        run.signals.check()
+    except Interrupted as stop:
+        raise Refused(
+            str(stop),
+            state=f"No node was drained or restarted; at most copies were added to {KEPT}.",
+            next_command="the same command again",
+        ) from None
+    unclear = _forget_proof(run) if going else ""
 
     def bring_back(way: Way) -> None:
         if way.target is None or way.node.name in failed:
             return
         try:
             with run.step("rollback", way.node.name) as done:
-                restore(run, way.node, way.target.release, in_place=at_once)
+                restore_patiently(run, way.node, way.target.release, in_place=at_once)
                 done(f"on {way.target.release}")
+        except NeedsHuman as error:
+            left_out[way.node.name] = error.message
         except ReleaseError as error:
             failed[way.node.name] = error.message
 
@@ -114,9 +127,27 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
         else:
             for way in going:
                 bring_back(way)
+    if unclear and run.fleet.canary.name not in [way.node.name for way in going]:
+        failed.setdefault(run.fleet.canary.name, unclear)
     if failed:
         raise RollbackFailed(
             "\n".join(f"{name}: {why}" for name, why in failed.items()),
             state="\n".join(way.action for way in plan),
             next_command="inv status; then the same command again: nodes that are back are left alone",
         )
+    if left_out:
+        raise NeedsHuman(
+            "\n".join(left_out.values()),
+            state="Every node is on its last known good binary.",
+            next_command="whoever took it out puts it back",
+        )
+
+
+def _forget_proof(run: Run) -> str:
+    """Clear the green record; gives why that failed. It holds up nothing: pushing the old binary clears it again."""
+    try:
+        install.forget_proof(run, run.fleet.canary)
+    except ReleaseError as error:
+        run.emit(Warned(f"the green record is not cleared yet: {error}"))
+        return error.message
+    return ""

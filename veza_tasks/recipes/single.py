@@ -17,10 +17,15 @@ def drain(run: Run, node: Node) -> None:
 
     Raises:
         Refused: it is somebody else's, the last that serves, or it would not empty and is back in rotation.
+        NeedsHuman: its sessions did not end when they were closed.
     """
     try:
         release.drain(run, node, why="drained by hand")
     except DrainTimeout as late:
+        if late.state:
+            raise NeedsHuman(
+                late.message, state=late.state, next_command=f"inv status; then inv ready {node.name}"
+            ) from late
         raise Refused(
             late.message,
             state=f"{node.name} is as it was.",
@@ -52,7 +57,7 @@ def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
     """Steps 3 and 4 on a node that is out of rotation.
 
     Raises:
-        Refused: the node is in rotation, or the artifact is not fit.
+        Refused: the node is in rotation, the artifact is not fit, or it did not arrive whole.
         NeedsHuman: it did not come up healthy.
     """
     if run.settings.artifact is None:
@@ -67,6 +72,13 @@ def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
         )
     try:
         install.stage(run, [node], artifact.release, artifact.path)
+    except StepFailed as failed:
+        raise Refused(
+            failed.message,
+            state=f"{node.name} is out of rotation and runs what it ran before.",
+            next_command="put the cause right, then the same command again",
+        ) from failed
+    try:
         restarted = release.push(run, node, artifact.release, node.look())
         release.check_health(run, node, artifact.release, restarted=restarted)
     except StepFailed as failed:

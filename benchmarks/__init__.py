@@ -1,0 +1,1 @@
+"""How long a release takes, beside the floor that no tool can go below; on a real Incus fleet."""

@@ -1,0 +1,14 @@
+"""What several tests share. Its being here puts ``tests/`` on the path of imports: ``from memory import MemoryFleet``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from memory import MemoryFleet
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> MemoryFleet:
+    """Two nodes in memory, the canary and one peer, under load."""
+    return MemoryFleet(tmp_path)
