@@ -28,17 +28,20 @@ SHA256 = re.compile("[0-9a-f]{64}")
 _UNIT = "LoadState,ActiveState,SubState,MainPID,NRestarts,ActiveEnterTimestamp"
 UNIT_STATE = f'systemctl show --timestamp=unix --property={_UNIT} -- "$1"'
 
-# Prints NAME=SHA256@IDENTITY of the file $2, or NAME=@IDENTITY where $known lists that identity: 40 MiB are not hashed
-# again while device, inode, size, mtime and ctime (all set by the kernel) are those of a file that was hashed already.
-DIGEST = """
-digest() {
+# A file is not hashed again while it is the same inode with the same size and nanosecond of modification; renames and
+# links keep these. What a process *runs* after a restart is always hashed (RUNNING).
+IDENTITY = "stat -L -c %d:%i:%s:%.9Y --"
+
+# Prints NAME=SHA256@IDENTITY of the file $2, or NAME=@IDENTITY where $known lists that identity.
+DIGEST = f"""
+digest() {{
   [ -e "$2" ] || return 0
-  identity=$(stat -L -c '%d:%i:%s:%.9Y:%.9Z' -- "$2")
+  identity=$({IDENTITY} "$2")
   case " $known " in
     *" $identity "*) echo "$1=@$identity" ;;
-    *) sum=$(sha256sum <"$2") && echo "$1=${sum%% *}@$identity" && known="$known $identity" ;;
+    *) sum=$(sha256sum <"$2") && echo "$1=${{sum%% *}}@$identity" && known="$known $identity" ;;
   esac
-}
+}}
 """
 
 # $1 unit, $2 folder, $3 identities of files whose sha256 we know.
@@ -86,7 +89,7 @@ sum=$(sha256sum <"$2") && sum=${{sum%% *}}
 if [ "$sum" != "$3" ]; then rm -f -- "$2"; echo "it arrived as sha256 $sum" >&2; exit 1; fi
 chmod 0755 -- "$2" || exit
 [ ! -e ../{BINARY} ] || chown --reference=../{BINARY} -- "$2" || exit
-sync -- "$2" && printf '%s' "$4" >"$3.version" && mv -T -- "$2" "$3" && sync .
+sync -- "$2" && printf '%s' "$4" >"$3.version" && mv -T -- "$2" "$3" && sync . && {IDENTITY} "$3"
 """
 
 CHECK_KEPT = f"""
@@ -168,7 +171,7 @@ class Node:
         self.incus = incus
         self._timeout = timeout
         self._hashed: dict[str, str] = {}
-        """sha256 by identity (device, inode, size, mtime, ctime) of files that this process has hashed."""
+        """sha256 by ``IDENTITY`` of files that were hashed on the node in this run."""
 
     def look(self) -> Binaries:
         """What is installed, running, previous and kept; hashes them all.
@@ -270,7 +273,7 @@ class Node:
 
     def adopt(self, temporary: str, digest: str, version: str, *, timeout: float) -> Reply:
         """Verify a temporary file's sha256, set owner and mode, sync, and give it its name; a wrong one is removed."""
-        return self._script(
+        reply = self._script(
             ADOPT,
             str(self.directory),
             temporary,
@@ -279,6 +282,9 @@ class Node:
             effect=f"verify sha256 {digest[:12]}, then name it {KEPT}/{digest[:12]}…",
             timeout=timeout,
         )
+        if reply.status == 0 and (identity := reply.out.strip()):
+            self._hashed[identity] = digest
+        return reply
 
     def install(self, digest: str, *, replacing: str | None, what: str) -> Reply:
         """Put a kept binary in place of the installed one, by renaming; the replaced one is kept."""

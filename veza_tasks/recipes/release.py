@@ -343,11 +343,15 @@ def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
     """
     try:
         with run.step("stage") as done:
-            done(install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path))
             good = cleared.last_known_good
             # Only the canary is rolled back by itself; what lies on it lies nowhere else for sure.
             goes_back = nodes if good.local else [node for node in nodes if node is run.fleet.canary]
-            done(stage_last_known_good(run, [(node, good) for node in goes_back]))
+            both: tuple[Callable[[], str], ...] = (
+                lambda: install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path),
+                lambda: stage_last_known_good(run, [(node, good) for node in goes_back]),
+            )
+            for said in run.each(lambda one: one(), both):
+                done(said)
         run.signals.check()
     except (StepFailed, Interrupted) as failed:
         raise Refused(
@@ -372,11 +376,14 @@ def stage_last_known_good(run: Run, goods: Sequence[tuple[Node, LastKnownGood]])
 def tidy(run: Run, cleared: Cleared) -> None:
     """Bound the kept binaries. A failure here is told and changes nothing about the release."""
     protected = [cleared.artifact.release.digest, cleared.last_known_good.release.digest]
-    for node in run.fleet.released_to:
+
+    def bound(node: Node) -> None:
         try:
             install.prune(run, node, protected)
         except ReleaseError as error:
             run.emit(Warned(error.message))
+
+    run.each(bound, run.fleet.released_to)
 
 
 def mixed(run: Run, release: Release) -> str:
