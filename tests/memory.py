@@ -195,6 +195,15 @@ class World:
         self._pids = itertools.count(100)
         self._turn = itertools.count()
         self._scheduled: list[tuple[float, Callable[[], None]]] = []
+        self._next = 0.0
+
+    def __getstate__(self) -> dict[str, object]:
+        """For ``copy.deepcopy``: a fleet that was brought somewhere once can be tried many times."""
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self.lock = threading.RLock()
 
     # Time
 
@@ -209,17 +218,21 @@ class World:
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
         self._scheduled.append((self.time + seconds, action))
+        self._next = 0.0
 
     def advance(self, seconds: float) -> None:
         with self.lock:
             end = self.time + max(0.0, seconds)
             while self.time < end:
-                at = min(end, self._next())
+                if self._next <= self.time:
+                    self._next = self._next_change()
+                at = min(end, self._next)
                 self._flow(at)
                 self.time = at
-                self._happen()
+                if at == self._next:
+                    self._happen()
 
-    def _next(self) -> float:
+    def _next_change(self) -> float:
         def times() -> Iterator[float]:
             yield self._next_scrape
             for server in self.servers.values():
@@ -300,6 +313,7 @@ class World:
         machine.active, machine.sub, machine.since = "active", "running", self.time
         machine.requests = machine.errors = 0.0
         machine.starts += 1
+        self._next = 0.0
 
     def _die(self, machine: Machine) -> None:
         machine.process = None

@@ -144,14 +144,14 @@ class Fleet:
     def restart_haproxy(self) -> None:
         """Restart it, and wait until it answers."""
         self.order("restart", LOAD_BALANCER, "haproxy")
-        wait_until(lambda: self._haproxy_pid() is not None, "HAProxy answers", seconds=10)
+        wait_until(lambda: self.haproxy_pid() is not None, "HAProxy answers", seconds=10)
 
     def reload_haproxy(self) -> None:
         """Reload it, and wait until the new worker answers."""
-        before = self._haproxy_pid()
+        before = self.haproxy_pid()
         self.order("reload", LOAD_BALANCER, "haproxy")
         wait_until(
-            lambda: self._haproxy_pid() not in (None, before), "HAProxy's new worker answers", seconds=10
+            lambda: self.haproxy_pid() not in (None, before), "HAProxy's new worker answers", seconds=10
         )
 
     def query(self, expression: str) -> dict[str, float]:
@@ -257,7 +257,8 @@ class Fleet:
             server=server,
         )
 
-    def _haproxy_pid(self) -> str | None:
+    def haproxy_pid(self) -> str | None:
+        """Which worker answers, as `show info` words it; None when none does."""
         try:
             return next(
                 (line for line in self.haproxy("show info").splitlines() if line.startswith("Pid:")), None
@@ -266,7 +267,7 @@ class Fleet:
             return None
 
     def every_server_is_ready(self) -> bool:
-        if self._haproxy_pid() is None:
+        if self.haproxy_pid() is None:
             return False
         servers = self.servers()
         return set(servers) == set(self.nodes) and all(map(is_ready, servers.values()))
@@ -294,7 +295,7 @@ def status(fleet: Fleet) -> dict[str, str]:
         else "not listening"
     )
     prometheus = f"ok, {fleet.prom_url}" if fleet.sees_every_node() else "does not see every node"
-    answers = fleet._haproxy_pid() is not None
+    answers = fleet.haproxy_pid() is not None
     servers = fleet.servers() if answers else {}
     states = {LOAD_BALANCER: f"ok, {fleet.lb_url}" if answers else "does not answer"}
     for node in fleet.nodes:

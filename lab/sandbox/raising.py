@@ -61,28 +61,24 @@ def up(
             f"there is no stand-in for {', '.join(sorted(unknown))}, only for {', '.join(STAND_INS)}"
         )
     directory = repository / ".lab" / name
+    if len(str(directory / "admin.sock")) > _SOCKET_LIMIT:
+        raise LabError(f"{directory} is too long for a Unix socket in it; work in a directory nearer to /")
+    _check_owner(directory)
     known = find(name, repository=repository)
-    if known is None and directory.exists():
-        raise LabError(f"{directory} belongs to a fleet of another kind; take another --name")
     count = nodes or (len(known.nodes) if known else 2)
     replaced = frozenset(stand_ins) | (known.stand_ins if known else frozenset()) | _missing_programs()
     haproxy = _haproxy(say)
+    names = tuple(f"backend-api-{n + 1}" for n in range(count))
     directory.mkdir(parents=True, exist_ok=True)
-    fleet = Fleet(
-        name=name,
-        directory=directory,
-        slot=_claim(directory, count),
-        nodes=tuple(f"backend-api-{n + 1}" for n in range(count)),
-        stand_ins=replaced,
-    )
-    if len(str(fleet.admin_socket)) > _SOCKET_LIMIT:
-        down(name, repository=repository, say=lambda _: None)
-        raise LabError(f"{fleet.admin_socket} is too long for a Unix socket; work in a directory nearer to /")
+    made = {"nodes": names, "stand_ins": sorted(replaced)}
+    (directory / "fleet.json").write_text(json.dumps(made), encoding="utf-8")
+    slot = _claim(directory, count)
+    fleet = Fleet(name=name, directory=directory, slot=slot, nodes=names, stand_ins=replaced)
     say(f"fleet {name}: {count} nodes, {fleet.address('sshd')} and up, port {fleet.port}")
     if replaced:
         say(f"stand-ins, not the real programs: {', '.join(['incus', 'systemd', *sorted(replaced)])}")
     try:
-        _raise(fleet, haproxy, targets_changed=known is not None and known.nodes != fleet.nodes)
+        _raise(fleet, haproxy, changed=known is not None and known != fleet)
     except LabError as error:
         raise LabError(
             f"{error}; the logs are {directory}/*.log and {directory}/instances/*/*.log"
@@ -91,11 +87,12 @@ def up(
     return fleet
 
 
-def _raise(fleet: Fleet, haproxy: Path, *, targets_changed: bool) -> None:
+def _raise(fleet: Fleet, haproxy: Path, *, changed: bool) -> None:
     _write(fleet, haproxy)
     fleet.order("load")
-    if targets_changed:
+    if changed:  # other targets, or stand-ins in place of programs
         fleet.stop_prometheus()
+        fleet.stop_sshd()
     fleet.order("start", HOST, "prometheus")  # a real one looks at its targets for the first time after 5 s
     _build_artifacts(fleet)
     fleet.reset()
@@ -105,8 +102,7 @@ def down(name: str = "sandbox", *, repository: Path = _REPOSITORY, say: Say | No
     """Remove a fleet and all it made. Nothing to remove is fine. Raises `LabError`."""
     say = say or _stopwatch()
     directory = repository / ".lab" / name
-    if directory.exists() and not (directory / "slot").exists():
-        raise LabError(f"{directory} belongs to a fleet of another kind")
+    _check_owner(directory)
     pid = _init(directory)
     if pid is not None:
         standin.request(str(directory), "end")
@@ -116,6 +112,11 @@ def down(name: str = "sandbox", *, repository: Path = _REPOSITORY, say: Say | No
         if not any(directory.parent.iterdir()):
             directory.parent.rmdir()
     say(f"fleet {name} is down")
+
+
+def _check_owner(directory: Path) -> None:
+    if directory.exists() and any(directory.iterdir()) and not (directory / "fleet.json").exists():
+        raise LabError(f"{directory} belongs to a fleet of another kind; take another --name")
 
 
 def find(name: str = "sandbox", *, repository: Path = _REPOSITORY) -> Fleet | None:
@@ -282,7 +283,6 @@ def _write(fleet: Fleet, haproxy: Path) -> None:
             lb_url=fleet.lb_url,
             prom_url=fleet.prom_url,
         ),
-        directory / "fleet.json": json.dumps({"nodes": fleet.nodes, "stand_ins": sorted(fleet.stand_ins)}),
     }
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")

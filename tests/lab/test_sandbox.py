@@ -501,37 +501,39 @@ def raised(name: str, repository: Path, **more: Any) -> sandbox.Fleet:
     return sandbox.up(name, stand_ins=["prometheus"], repository=repository, say=lambda _: None, **more)
 
 
-def processes_of(fleet: sandbox.Fleet) -> list[str]:
-    """The command lines that name the fleet's directory, or its address."""
-    mine = []
+def processes_of(fleet: sandbox.Fleet) -> dict[int, str]:
+    """Pid and command line of each process whose command line names the fleet's directory."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # processes end while we look
             line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if str(fleet.directory) in line:
-            mine.append(line)
-    return mine
+            if str(fleet.directory) in line:
+                found[int(entry.parent.name)] = line
+    return found
+
+
+def main_processes(fleet: sandbox.Fleet) -> list[str]:
+    units = [
+        ("host", "sshd"),
+        ("host", "prometheus"),
+        ("haproxy", "haproxy"),
+        (fleet.nodes[0], "veza-backend-api"),
+    ]
+    return [fleet.unit(*unit)["MainPID"] for unit in units]
 
 
 @pytest.mark.sandbox
 class TestFleets:
     def test_up_twice_changes_nothing_and_down_twice_leaves_nothing(self, repository: Path) -> None:
         fleet = raised("one", repository)
-        before = [
-            fleet.unit(*unit)["MainPID"]
-            for unit in (("host", "sshd"), ("haproxy", "haproxy"), (fleet.nodes[0], "veza-backend-api"))
-        ]
+        before = main_processes(fleet)
         assert raised("one", repository) == fleet
-        assert before == [
-            fleet.unit(*unit)["MainPID"]
-            for unit in (("host", "sshd"), ("haproxy", "haproxy"), (fleet.nodes[0], "veza-backend-api"))
-        ]
+        assert main_processes(fleet) == before
         assert all(state.startswith("ok") for state in sandbox.status(fleet).values())
         assert sandbox.status(fleet)["prometheus"].endswith("(a stand-in)")
         for _ in range(2):
             sandbox.down("one", repository=repository, say=lambda _: None)
-        assert processes_of(fleet) == []
+        assert processes_of(fleet) == {}
         assert list(repository.iterdir()) == []
 
     def test_two_fleets_live_side_by_side(self, repository: Path) -> None:
@@ -557,6 +559,21 @@ class TestFleets:
             == {"backend-api-1", "backend-api-2"}
         )
 
+    def test_stand_ins_take_over_when_asked_for(self, repository: Path) -> None:
+        fleet = raised("one", repository)
+        before = fleet.unit("host", "sshd")["MainPID"]
+        again = sandbox.up("one", stand_ins=["sshd"], repository=repository, say=lambda _: None)
+        assert again.stand_ins >= {"sshd", "prometheus"}
+        assert again.unit("host", "sshd")["MainPID"] != before
+        assert sandbox.status(again)["sshd"].endswith("(a stand-in)")
+
+    def test_a_directory_of_another_kind_of_fleet_is_left_alone(self, repository: Path) -> None:
+        (repository / ".lab" / "other").mkdir(parents=True)
+        (repository / ".lab" / "other" / "something").touch()
+        for call in (sandbox.up, sandbox.down):
+            with pytest.raises(sandbox.LabError, match="of another kind"):
+                call("other", repository=repository, say=lambda _: None)
+
     def test_a_fleet_whose_directory_vanishes_ends_by_itself(self, repository: Path) -> None:
         fleet = raised("one", repository)
         shutil.rmtree(fleet.directory)
@@ -564,7 +581,7 @@ class TestFleets:
 
     def test_a_fleet_whose_init_is_killed_dies_with_it_and_is_raised_again(self, repository: Path) -> None:
         fleet = raised("one", repository)
-        [init] = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/cmdline") if is_init_of(p, fleet)]
+        [init] = [pid for pid, line in processes_of(fleet).items() if "/init.py " in line]
         os.kill(init, signal.SIGKILL)
         eventually(lambda: not processes_of(fleet), "every process ends")
         again = raised("one", repository)
@@ -632,11 +649,6 @@ class TestFleets:
         assert node.incus.execute(node.name, ["echo", "again"]).out == "again\n"
         eventually(witness.exists, "the command ran to its end")
         adapters.close()
-
-
-def is_init_of(entry: Path, fleet: sandbox.Fleet) -> bool:
-    words = entry.read_bytes().split(b"\0")
-    return str(fleet.directory).encode() in words and any(word.endswith(b"init.py") for word in words)
 
 
 @pytest.mark.sandbox

@@ -192,7 +192,8 @@ def roll_peers(run: Run, *, sha256: str | None = None, unproven: str = "") -> No
     """Step 8 alone: the peers get what the canary has proven.
 
     Raises:
-        Refused: preflight is red, or the canary has no green record of this binary and no reason was given.
+        Refused: preflight is red, the canary has no green record of this binary and no reason was given, or what failed
+            failed before any peer was changed.
         NeedsHuman: a peer failed.
     """
     cleared = preflight(run, sha256=sha256, first=run.fleet.peers[0] if run.fleet.peers else None)
@@ -206,7 +207,14 @@ def roll_peers(run: Run, *, sha256: str | None = None, unproven: str = "") -> No
             )
         run.emit(Warned(f"rolling {release} unproven: {unproven}"))
     stage(run, run.fleet.peers, cleared)
-    roll(run, release)
+    try:
+        roll(run, release)
+    except NeedsHuman as stopped:
+        if _peers_as_before(run, cleared):
+            raise Refused(
+                stopped.message, state="No peer was changed.", next_command=stopped.next_command
+            ) from stopped.__cause__
+        raise
     tidy(run, cleared)
 
 
@@ -453,6 +461,19 @@ def _gave_back(run: Run, node: Node, release: Release, before: Binaries, *, stop
         run.emit(Warned(f"{error}; rolling back instead"))
         return False
     return True
+
+
+def _peers_as_before(run: Run, cleared: Cleared) -> bool:
+    def as_before(node: Node) -> bool:
+        now, before = node.look(), cleared.seen[node.name]
+        same = (now.installed, now.running) == (before.installed, before.running) and now.unit.is_up
+        return same and run.fleet.load_balancer.server(node.server).serves and not rotation.drained_by(node)
+
+    try:
+        return all(as_before(node) for node in run.fleet.peers)
+    except FleetError as error:
+        run.emit(Warned(f"the peers cannot be looked at: {error}"))
+        return False
 
 
 def _still_well(run: Run, node: Node) -> Callable[[], None]:
