@@ -1,11 +1,12 @@
-"""What several tests share. Its being here puts ``tests/`` on the path of imports: ``from memory import MemoryFleet``."""
+"""What several tests share."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from memory import MemoryFleet
+
+from tests.memory import MemoryFleet
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import tasks
+from veza_tasks.adapters import haproxy
 from veza_tasks.adapters import node as scripts
 from veza_tasks.adapters.host import Command, Held, Host, Progress, Reply
 from veza_tasks.adapters.prometheus import NoData, Prometheus, Row, Sample
@@ -89,6 +90,11 @@ class File:
     size: int = 0
     text: str = ""
     changed: float = 0.0
+    inode: int = field(default_factory=itertools.count(1).__next__)
+
+    @property
+    def identity(self) -> str:
+        return f"1:{self.inode}:{self.size}:{EPOCH:.9f}"
 
 
 @dataclass(eq=False)
@@ -472,6 +478,9 @@ class MemoryHost:
         with self.world.lock:
             self.world.advance(0.002)
             self._note(effect)
+            match list(argv):
+                case ["sh", "-c", haproxy.ASK, "sh", command, _]:
+                    return self._runtime_api(command)
             machine = self._machine(f"local:{held.where}")
             if machine.status != "Running":
                 raise Unreachable(f"{held.where} on {self.name}: Error: Instance is not running")
@@ -490,13 +499,10 @@ class MemoryHost:
                     return Reply(0)
         raise NotUnderstood(f"{held.where}: {list(argv)}")
 
-    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
-        with self.world.lock:
-            self.world.advance(0.0003)
-            if not self.world.haproxy_answers:
-                raise Unreachable(f"{held.where} on {self.name}: socat: No such file or directory")
-            self._note(effect)
-            return Reply(0, self.world.prompt(command))
+    def _runtime_api(self, command: str) -> Reply:
+        if not self.world.haproxy_answers:
+            return Reply(1, err="socat: No such file or directory")
+        return Reply(0, "".join(self.world.prompt(part) for part in command.split(";")))
 
     def close(self) -> None:
         pass
@@ -576,7 +582,7 @@ class MemoryHost:
                 files[f"{kept}/{digest}.version"] = File("", text=version, changed=now)
                 files[f"{kept}/{digest}"] = files.pop(f"{kept}/{name}")
                 file.changed = now
-                return Reply(0)
+                return Reply(0, f"{file.identity}\n")
             case scripts.INSTALL, [folder, digest, replacing]:
                 return self._install(machine, folder, digest, replacing)
         raise NotUnderstood(f"{machine.name}: {script} {list(arguments)}")
@@ -611,8 +617,7 @@ class MemoryHost:
         }
         for name, file in named.items():
             if file:
-                identity = f"1:{id(file)}:{file.size}:{file.changed:.9f}"
-                yield f"{name}={'' if identity in known else file.digest}@{identity}"
+                yield f"{name}={'' if file.identity in known else file.digest}@{file.identity}"
         kept = f"{folder}/veza-api.kept/"
         names = [path for path in files if path.startswith(kept)]
         for path in sorted(names, key=lambda path: files[path].changed, reverse=True):
@@ -801,22 +806,8 @@ class FaultyHost:
         def make() -> Reply:
             return self._host.shell(held, argv, effect=effect, timeout=timeout)
 
-        what = _SCRIPTS.get(argv[2], "script") if argv[0] == "sh" else " ".join(argv[:2])
+        what = _SCRIPTS.get(argv[2], argv[4]) if argv[0] == "sh" else " ".join(argv[:2])
         return self._faults.call(held.where, what, make, changes=bool(effect), odd=_odd, timeout=timeout)
-
-    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
-        def make() -> Reply:
-            return self._host.prompt(held, command, effect=effect, timeout=timeout)
-
-        # The runtime API has no exit status.
-        return self._faults.call(
-            held.where,
-            command,
-            make,
-            changes=bool(effect),
-            odd=lambda text, status: Reply(0, text),
-            timeout=timeout,
-        )
 
     def close(self) -> None:
         self._host.close()

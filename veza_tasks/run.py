@@ -50,6 +50,11 @@ class Run:
     def __post_init__(self) -> None:
         self.signals.doing = lambda: self.doing[-1] if self.doing else "the start"
 
+    @property
+    def only_imagined(self) -> bool:
+        """Whether ``--plan`` left changes out already, so that the fleet is not as it then would be."""
+        return self.plan and self.fleet.planned > 0
+
     @contextmanager
     def step(self, name: str, node: str = "") -> Iterator[Callable[[str], None]]:
         """A named line of the runbook. Call what it gives with a short text to say how it came out."""

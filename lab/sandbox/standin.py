@@ -202,7 +202,7 @@ def socat(_: str, arguments: list[str]) -> int:
     import select
 
     match arguments:
-        case ["-", address] if address.startswith("UNIX-CONNECT:"):
+        case ["-t", "5", "-", address] if address.startswith("UNIX-CONNECT:"):
             path = address.removeprefix("UNIX-CONNECT:")
         case _:
             raise Refusal(f"the sandbox's stand-in for socat does not know: {' '.join(arguments)}")
@@ -215,8 +215,8 @@ def socat(_: str, arguments: list[str]) -> int:
         ) from None
     reading: list[int] = [0, peer.fileno()]
     while True:
-        # Once its input has ended socat waits half a second for more (socat(1), -t).
-        ready = select.select(reading, [], [], None if 0 in reading else 0.5)[0]
+        # Once its input has ended socat waits so long for more (socat(1), -t).
+        ready = select.select(reading, [], [], None if 0 in reading else 5.0)[0]
         if peer.fileno() in ready:
             data = peer.recv(65536)
             if not data:

@@ -622,7 +622,6 @@ def test_a_frozen_server_is_given_up_in_time_and_left_for_a_new_connection(
     calls: list[Callable[[], Reply]] = [
         lambda: hasty.run(["true"], effect="an effect", timeout=0.5),
         lambda: hasty.shell(SH, ["true"], effect="an effect", timeout=0.5),
-        lambda: hasty.prompt(fake_prompt(), "show info", effect="an effect", timeout=0.5),
     ]
     for call in calls:
         call()
@@ -747,9 +746,8 @@ def test_a_held_shell_that_dies_under_a_change_is_unknown(host: SshHost) -> None
 
 def test_a_program_that_cannot_be_held_open_says_why_and_nothing_was_sent(host: SshHost) -> None:
     stopped = Held("node-1", ("sh", "-c", "echo 'Error: Instance is not running' >&2; exit 1"))
-    for speak in (host.prompt, host.shell):
-        with pytest.raises(Unreachable, match="did not start: Error: Instance is not running"):
-            speak(stopped, "true", effect="an effect", timeout=5)
+    with pytest.raises(Unreachable, match="did not start: Error: Instance is not running"):
+        host.shell(stopped, ["true"], effect="an effect", timeout=5)
 
 
 def test_more_held_programs_than_sshd_allows_sessions_take_turns(host: SshHost) -> None:
@@ -905,85 +903,6 @@ def test_a_server_that_refuses_to_run_commands_is_told_from_a_broken_one(
         host.close()
 
 
-# HAProxy's prompt
-
-
-FAKE_PROMPT = """
-import select, sys
-idle, prompting = float(sys.argv[1]), False
-while select.select([sys.stdin], [], [], idle)[0] and (line := sys.stdin.buffer.raw.readline().decode().strip()):
-    prompting = prompting or line == "prompt"
-    answer = {"prompt": "", "set": "\\n", "fail": "No such server.\\n\\n"}.get(line, f"answer to {line}\\n")
-    sys.stdout.write(answer + ("\\n> " if prompting else ""))
-    sys.stdout.flush()
-"""
-
-
-def fake_prompt(idle: float = 20.0) -> Held:
-    """A stand-in for HAProxy's prompt that closes after ``idle`` seconds of silence."""
-    return Held("haproxy", (sys.executable, "-c", FAKE_PROMPT, str(idle)))
-
-
-def test_a_held_prompt_answers_line_by_line(host: SshHost) -> None:
-    held = fake_prompt()
-    assert host.prompt(held, "show info", timeout=5) == Reply(0, "answer to show info\n")
-    assert host.prompt(held, "set", effect="set", timeout=5).out.strip() == ""
-    assert host.prompt(held, "fail", effect="set", timeout=5).out.strip() == "No such server."
-    with pytest.raises(ValueError, match="one line"):
-        host.prompt(held, "show info\nset", timeout=5)
-
-
-def test_a_held_prompt_that_was_closed_for_silence_is_reopened(host: SshHost) -> None:
-    held = fake_prompt(idle=0.3)
-    assert host.prompt(held, "one", timeout=5).out == "answer to one\n"
-    time.sleep(0.6)
-    assert host.prompt(held, "two", effect="an effect", timeout=5).out == "answer to two\n"
-
-
-@pytest.fixture
-def haproxy(tmp_path: Path) -> Iterator[Held]:
-    """A prompt of the real HAProxy, which closes it after half a second of silence."""
-    missing = [name for name in ("haproxy", "socat") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"not installed here: {', '.join(missing)}")
-    sock, config = tmp_path / "admin.sock", tmp_path / "haproxy.cfg"
-    config.write_text(
-        f"""
-global
-  stats socket {sock} level admin
-  stats timeout 500ms
-defaults
-  mode http
-  timeout connect 1s
-  timeout client 1s
-  timeout server 1s
-backend api_pool
-  server backend-api-1 127.0.0.1:{openssh.free_port()}
-"""
-    )
-    process = subprocess.Popen(["haproxy", "-db", "-f", str(config)], stdout=subprocess.DEVNULL)
-    try:
-        wait_until(sock.exists)
-        yield Held("haproxy", ("socat", "-", f"UNIX-CONNECT:{sock}"))
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def test_the_real_haproxy_is_polled_changed_and_reopened(host: SshHost, haproxy: Held) -> None:
-    drain = "set server api_pool/backend-api-1 state drain"
-    for _ in range(2):
-        for _ in range(5):
-            header = host.prompt(haproxy, "show servers state api_pool", timeout=5).out.splitlines()[1]
-            assert header.startswith("# be_id be_name")
-            assert host.prompt(haproxy, drain, effect=drain, timeout=5).out.strip() == ""
-        assert (
-            host.prompt(haproxy, drain.replace("-1", "-9"), effect=drain, timeout=5).out.strip()
-            == "No such server."
-        )
-        time.sleep(0.8)
-
-
 def test_what_a_held_program_costs(host: SshHost, capsys: pytest.CaptureFixture[str]) -> None:
     def median(call: Callable[[], object]) -> float:
         def measure() -> float:
@@ -995,10 +914,8 @@ def test_what_a_held_program_costs(host: SshHost, capsys: pytest.CaptureFixture[
         return 1000 * statistics.median(measure() for _ in range(40))
 
     shell = median(lambda: host.shell(SH, ["true"], timeout=5))
-    prompt = median(lambda: host.prompt(fake_prompt(), "show info", timeout=5))
     run = median(lambda: host.run(["true"], timeout=5))
     with capsys.disabled():
-        sys.stdout.write(f"\n  one call: shell {shell:.1f} ms, prompt {prompt:.1f} ms, run {run:.1f} ms\n")
+        sys.stdout.write(f"\n  one call: shell {shell:.1f} ms, run {run:.1f} ms\n")
     # Nagle's algorithm against a delayed acknowledgement alone costs 40 ms.
     assert shell < 30
-    assert prompt < 30

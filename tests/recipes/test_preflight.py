@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memory import INSTALLED, PREVIOUS, Behaviour, Ending, File, MemoryFleet, digest_of, elf, ending
+from tests.memory import INSTALLED, PREVIOUS, Behaviour, Ending, File, MemoryFleet, digest_of, elf, ending
 from veza_tasks.adapters.prometheus import NoData
 from veza_tasks.errors import ConfigError
 from veza_tasks.events import Checked, Colour
@@ -54,7 +54,7 @@ def stop_unit_and_explain(fleet: MemoryFleet) -> None:
 
 
 def fill_disk(fleet: MemoryFleet) -> None:
-    fleet.canary.disk = fleet.canary.disk - fleet.canary.free + 300
+    fleet.canary.disk = fleet.canary.disk - fleet.canary.free + 200
 
 
 def skew_clock(fleet: MemoryFleet) -> None:
@@ -82,7 +82,7 @@ def no_socket(fleet: MemoryFleet) -> None:
 
 
 def no_server(fleet: MemoryFleet) -> None:
-    fleet.world.servers["other"] = fleet.world.servers.pop("backend-api-1")
+    fleet.world.servers["backend-api-1"].name = "other"
 
 
 def no_checks(fleet: MemoryFleet) -> None:

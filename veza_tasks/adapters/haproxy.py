@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntFlag, StrEnum
 
@@ -17,6 +17,9 @@ import requests
 from veza_tasks.adapters.host import Reply, ensure
 from veza_tasks.adapters.incus import Incus
 from veza_tasks.errors import FleetError
+
+ASK = 'printf "%s\\n" "$1" | socat -t 5 - "UNIX-CONNECT:$2"'
+"""Asks the runtime API ``$1`` on the socket ``$2``; several commands are separated by semicolons."""
 
 SERVING = (1, 2)
 """Operational states of a server that gets requests: 1 warming up (``slowstart``), 2 running."""
@@ -118,7 +121,7 @@ class LoadBalancer:
         self.incus = incus
         self.pool_name = pool
         self.url = url.rstrip("/")
-        self._held = incus.held(instance, "socat", "-", f"UNIX-CONNECT:{socket}")
+        self._socket = socket
         self._timeout = timeout
         self._get = get
 
@@ -128,11 +131,18 @@ class LoadBalancer:
         Raises:
             FleetError: HAProxy knows no such pool, or its answer makes no sense.
         """
-        states = self._states()
-        rows = self._stats()
+        show = f"show servers state {self.pool_name};show stat {self.pool_name} 6 -1"
+        states, csv_begins, stats = self._ask(show).out.partition("\n# pxname,")
+        if "# be_id" not in states:
+            raise FleetError(f"{self.instance}: no pool {self.pool_name}: {' '.join(states.split())[:200]}")
+        try:
+            rows = {row.get("svname", ""): row for row in _csv(csv_begins + stats)}
+        except csv.Error as error:
+            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
+        by_name = _states(states)
         return Pool(
             algorithm=rows.pop("BACKEND", {}).get("algo", ""),
-            servers={name: self._server(name, row, states) for name, row in rows.items()},
+            servers={name: self._server(name, row, by_name) for name, row in rows.items()},
         )
 
     def server(self, name: str) -> Server:
@@ -160,27 +170,6 @@ class LoadBalancer:
         """GET through the load balancer as a client would; gives the status code, or what went wrong, as text."""
         return self._get(self.url + path)
 
-    def _states(self) -> dict[str, Mapping[str, str]]:
-        lines = self._ask(f"show servers state {self.pool_name}").splitlines()
-        header = next((line for line in lines if line.startswith("# ")), None)
-        if header is None:
-            raise FleetError(f"{self.instance}: no pool {self.pool_name}: {' '.join(lines)[:200]}")
-        names = header.removeprefix("# ").split()
-        rows = [
-            dict(zip(names, line.split(), strict=False)) for line in lines[lines.index(header) + 1 :] if line
-        ]
-        return {row.get("srv_name", ""): row for row in rows}
-
-    def _stats(self) -> dict[str, dict[str, str]]:
-        answer = self._ask(f"show stat {self.pool_name} 6 -1").strip()
-        if not answer.startswith("# "):
-            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {answer[:200]}")
-        try:
-            rows = csv.DictReader(io.StringIO(answer.removeprefix("# ")), restval="")
-            return {row.get("svname", ""): row for row in rows}
-        except csv.Error as error:
-            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
-
     def _server(self, name: str, row: Mapping[str, str], states: Mapping[str, Mapping[str, str]]) -> Server:
         try:
             state = states[name]
@@ -200,17 +189,36 @@ class LoadBalancer:
                 f"{self.instance}: the state of {self.pool_name}/{name} makes no sense: {error!r}"
             ) from None
 
-    def _ask(self, command: str) -> str:
-        return self.incus.host.prompt(self._held, command, timeout=self._timeout).out
+    def _ask(self, command: str, *, effect: str = "") -> Reply:
+        """Commands on a connection of their own: one that is kept stays with the old worker when HAProxy is reloaded."""
+        argv = ["sh", "-c", ASK, "sh", command, self._socket]
+        reply = self.incus.execute(self.instance, argv, effect=effect, timeout=self._timeout)
+        if reply.status:
+            raise FleetError(
+                f"{self.instance}: the admin socket {self._socket} does not answer: {reply.complaint}"
+            )
+        return reply
 
     def _change(self, command: str, came_true: Callable[[], bool]) -> None:
         answers: list[str] = []
 
         def change() -> Reply:
-            reply = self.incus.host.prompt(self._held, command, effect=command, timeout=self._timeout)
+            reply = self._ask(command, effect=command)
             answers.append(" ".join(reply.out.split()))
             return reply
 
         if not ensure(change, came_true) or any(answers):
             answer = "; ".join(filter(None, answers)) or "nothing, and did not do it"
             raise FleetError(f"{self.instance}: HAProxy answered to {command!r}: {answer}")
+
+
+def _states(text: str) -> dict[str, Mapping[str, str]]:
+    """The rows of ``show servers state`` by server name; their header begins with ``# be_id``."""
+    lines = text[text.index("# be_id") + 2 :].splitlines()
+    names = lines[0].split()
+    rows = [dict(zip(names, line.split(), strict=False)) for line in lines[1:] if line]
+    return {row.get("srv_name", ""): row for row in rows}
+
+
+def _csv(text: str) -> Iterable[dict[str, str]]:
+    return csv.DictReader(io.StringIO(text.strip().removeprefix("# ")), restval="")

@@ -72,10 +72,6 @@ class Host(Protocol):
         """One command in a held-open ``sh``."""
         ...
 
-    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
-        """One line to a held-open HAProxy prompt; gives its answer."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -115,11 +111,6 @@ class GuardedHost:
         if self._skips(effect, held.where):
             return Reply(0, planned=True)
         return self._host.shell(held, argv, effect=effect, timeout=timeout)
-
-    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
-        if self._skips(effect, held.where):
-            return Reply(0, planned=True)
-        return self._host.prompt(held, command, effect=effect, timeout=timeout)
 
     def close(self) -> None:
         self._host.close()

@@ -43,7 +43,6 @@ MARGIN = 5.0
 LINGER = 1.0
 """Seconds of silence after which output that a command's children hold open is no longer waited for."""
 USER_SSH_CONFIG = Path("~/.ssh/config")
-PROMPT = b"\n> "
 CHUNK = 1 << 18
 BROKEN = (SSHException, OSError, EOFError)
 """What Paramiko raises when a connection or a channel ends under it."""
@@ -103,18 +102,6 @@ class SshHost:
             greet=lambda program, give_up: program.execute(":", give_up),
             exchange=lambda program, give_up: program.execute(command, give_up),
             what=argv[0],
-            effect=effect,
-            timeout=timeout,
-        )
-
-    def prompt(self, held: Held, command: str, *, effect: str = "", timeout: float) -> Reply:
-        if "\n" in command:
-            raise ValueError("a runtime API command is one line")
-        return self._speak(
-            held,
-            greet=lambda program, give_up: program.ask("prompt", give_up),
-            exchange=lambda program, give_up: program.ask(command, give_up),
-            what=command,
             effect=effect,
             timeout=timeout,
         )
@@ -472,12 +459,6 @@ class _Program:
         out = self._until(self._streams.out, f"\n{nonce} ".encode(), give_up)
         status = int(self._until(self._streams.out, b"\n", give_up))
         return Reply(status, out, self._until(self._streams.err, f"\n{nonce}\n".encode(), give_up))
-
-    def ask(self, command: str, give_up: float) -> Reply:
-        """One line to HAProxy's prompt (management guide, section 9.3: ``prompt``)."""
-        assert self._streams is not None
-        self._send(f"{command}\n", give_up)
-        return Reply(0, self._until(self._streams.out, PROMPT, give_up))
 
     def _send(self, text: str, give_up: float) -> None:
         assert self._streams is not None

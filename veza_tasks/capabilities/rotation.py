@@ -75,7 +75,7 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     pool = balancer.pool()
     server = balancer.server(node.server)
     marked = check_ours(run, node)
-    if server.serves and not others_serving(pool, node):
+    if server.serves and not others_serving(pool, node) and not run.only_imagined:
         raise Refused(
             f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained",
             state="Nothing was changed on it.",

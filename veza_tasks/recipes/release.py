@@ -71,7 +71,7 @@ def deploy(run: Run, node: Node, release: Release) -> float:
     else:
         drain(run, node, why=f"release of {release}")  # 2. Drain
         restarted = push(run, node, release, seen)  # 3. Push the binary, restart
-    check_health(run, node, release, restarted=restarted)  # 4. Per-node health check
+    check_health(run, node, release, restarted=restarted, drained=not runs_it)  # 4. Per-node health check
     came_back_at = ready(run, node)  # 5. Re-enable
     check_load_balancer(run, node)  # 6. LB-side health check
     return came_back_at if not runs_it else came_back_at - (seen.uptime or 0.0)
@@ -96,9 +96,14 @@ def push(run: Run, node: Node, release: Release, seen: Binaries) -> bool:
     return restart
 
 
-def check_health(run: Run, node: Node, release: Release | None, *, restarted: bool) -> None:
-    """4. 200 from inside the container, the main process unchanged, and its executable the binary (if one is named)."""
-    out = run.fleet.load_balancer.server(node.server).state is not State.READY
+def check_health(
+    run: Run, node: Node, release: Release | None, *, restarted: bool, drained: bool = False
+) -> None:
+    """4. 200 from inside the container, the main process unchanged, and its executable the binary (if one is named).
+
+    A node that we ``drained``, or that is out of rotation now, is kept out meanwhile.
+    """
+    out = drained or run.fleet.load_balancer.server(node.server).state is not State.READY
 
     def stay_out() -> None:
         if out:
@@ -109,7 +114,8 @@ def check_health(run: Run, node: Node, release: Release | None, *, restarted: bo
             install.check_running(node, release)
 
     with run.step("health", node.name) as done:
-        restarted = restarted and not run.plan
+        if restarted and run.plan:
+            return
         done(
             health.wait_until_healthy(
                 run, node, restarted=restarted, each_look=stay_out, once_healthy=check_executable
@@ -256,7 +262,7 @@ def check_others_serve(run: Run, batch: Sequence[Node]) -> None:
     others_out = [
         node.name for node in run.fleet.released_to if node.name not in serving and node not in batch
     ]
-    if others_out and any(node.name in serving for node in batch):
+    if others_out and any(node.name in serving for node in batch) and not run.only_imagined:
         raise NotRouted(f"{', '.join(others_out)} does not serve: no further node is taken out")
 
 
@@ -313,7 +319,8 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
         except DrainTimeout as late:
             # It is in maint, so nothing new comes; the old binary matters more than its last requests.
             run.emit(Warned(late.message))
-    check_health(run, node, release, restarted=push(run, node, release, seen))
+    restarted = push(run, node, release, seen)
+    check_health(run, node, release, restarted=restarted, drained=not (in_place or somebody_elses))
     if somebody_elses:
         raise NeedsHuman(
             f"{node.name} is back on {release}, but somebody else took it out of rotation; it is left out",
