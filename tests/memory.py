@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import tasks
 from veza_tasks.adapters import haproxy
@@ -203,11 +203,11 @@ class World:
         self._scheduled: list[tuple[float, Callable[[], None]]] = []
         self._next = 0.0
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         """For ``copy.deepcopy``: a fleet that was brought somewhere once can be tried many times."""
         return {name: value for name, value in vars(self).items() if name != "lock"}
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self.lock = threading.RLock()
 
@@ -831,13 +831,13 @@ class Ending:
 class MemoryFleet:
     """A fleet in memory that runs ``v1``, has it as ``veza-api.previous`` too, and serves 100 requests a second."""
 
-    def __init__(self, folder: Path, *, nodes: int = 2, rate: float = 100.0, **knobs: object) -> None:
+    def __init__(self, folder: Path, *, nodes: int = 2, rate: float = 100.0, **knobs: Any) -> None:
         names = [f"backend-api-{number}" for number in range(1, nodes + 1)]
         self.folder = folder
         self.world = World(names, rate=rate)
         self.canary = self.world.machines["backend-api-2"]
         self.peers = [machine for machine in self.world.machines.values() if machine is not self.canary]
-        self.knobs: dict[str, object] = {
+        self.knobs: dict[str, Any] = {
             "hosts": {"incus-1": {}},
             "nodes": {name: {"host": "incus-1"} for name in names},
             "load_balancer": {"host": "incus-1"},
@@ -870,9 +870,9 @@ class MemoryFleet:
         self.world.behaviours[digest_of(path)] = behaviour
         return path
 
-    def run(self, faults: Faults | None = None, *, plan: bool = False, **more: object) -> Run:
+    def run(self, faults: Faults | None = None, *, plan: bool = False, **more: Any) -> Run:
         """A run on this fleet. ``accepted`` is what ``--accept`` gives; all other keywords are knobs."""
-        accepted: Mapping[str, str] = more.pop("accepted", {})  # type: ignore[assignment]
+        accepted: Mapping[str, str] = more.pop("accepted", {})
         settings = Settings.model_validate({**self.knobs, **more})
 
         def connect(name: str, _: Settings) -> Host:

@@ -67,7 +67,8 @@ class Run:
             yield said.append
         except BaseException as error:
             reason = error.message if isinstance(error, ReleaseError) else str(error) or type(error).__name__
-            self.emit(StepBroke(name, node, reason, self.clock.monotonic() - began))
+            # What else there is to say, such as log lines, stands in the error itself.
+            self.emit(StepBroke(name, node, reason.partition("\n")[0], self.clock.monotonic() - began))
             raise
         finally:
             self.doing.remove(doing)

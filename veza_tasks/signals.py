@@ -26,6 +26,7 @@ class Signals:
 
     def __init__(self, emit: Emit, doing: Callable[[], str] = lambda: "the step in hand") -> None:
         self.received = 0
+        self._first = ""
         self.doing = doing
         self._emit = emit
         self._shields: list[str] = []
@@ -48,7 +49,7 @@ class Signals:
             Interrupted: a signal has come.
         """
         if self.received and not self._shields:
-            raise Interrupted(f"stopped by a signal during {self.doing()}")
+            raise Interrupted(f"stopped by {self._first}")
 
     @contextmanager
     def shield(self, why: str) -> Iterator[None]:
@@ -63,6 +64,7 @@ class Signals:
         self.received += 1
         name = signal.Signals(number).name
         if self.received == 1:
+            self._first = name
             first = self._shields[-1] if self._shields else f"finishing {self.doing()}, then stopping safely"
             self._emit(Warned(f"{name}: {first}"))
         elif self.received == 2:

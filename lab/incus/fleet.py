@@ -267,7 +267,7 @@ class Fleet:
 
     def _sees_every_node(self) -> bool:
         try:
-            scraped = self.query("up == 1")
+            scraped = self.query("up == 1 and time() - timestamp(up) < 3")
         except OSError:  # it does not listen yet
             return False
         return set(scraped) == {f"{node}:8080" for node in self.nodes}

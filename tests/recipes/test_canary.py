@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -29,16 +30,14 @@ from veza_tasks.events import Event, Planned, Probed, StepDone, StepStarted, War
 from veza_tasks.recipes.release import canary, roll_peers
 
 
-def release(
-    fleet: MemoryFleet, version: str = "v2.0.0", behaviour: Behaviour = GOOD, **more: object
-) -> Ending:
+def release(fleet: MemoryFleet, version: str = "v2.0.0", behaviour: Behaviour = GOOD, **more: Any) -> Ending:
     rewatch = bool(more.pop("rewatch", False))
     fleet.events.clear()
     run = fleet.run(artifact=fleet.binary(version, behaviour), **more)
     return ending(run, lambda run: canary(run, rewatch=rewatch))
 
 
-def roll(fleet: MemoryFleet, version: str = "v2.0.0", *, unproven: str = "", **more: object) -> Ending:
+def roll(fleet: MemoryFleet, version: str = "v2.0.0", *, unproven: str = "", **more: Any) -> Ending:
     fleet.events.clear()
     run = fleet.run(artifact=fleet.binary(version), **more)
     return ending(run, lambda run: roll_peers(run, unproven=unproven))
@@ -446,7 +445,7 @@ def test_a_green_window_is_recorded_and_not_watched_twice(fleet: MemoryFleet) ->
 @pytest.mark.parametrize(
     "stricter", [{"sli_window": 20}, {"prom_p95_threshold_s": 0.4}, {"prom_err_rate_threshold": 0.004}]
 )
-def test_a_looser_record_is_not_enough(fleet: MemoryFleet, stricter: dict[str, object]) -> None:
+def test_a_looser_record_is_not_enough(fleet: MemoryFleet, stricter: dict[str, Any]) -> None:
     release(fleet)
     assert release(fleet, sli_min_requests=200, **stricter).code == 0
     assert any(isinstance(event, Probed) for event in fleet.events)

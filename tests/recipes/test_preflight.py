@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ EXPLAINED = '{"run": "r1", "who": "ada@desk", "when": "today", "why": "a release
 Change = Callable[[MemoryFleet], None]
 
 
-def look(fleet: MemoryFleet, **knobs: object) -> tuple[Ending, dict[str, Checked]]:
+def look(fleet: MemoryFleet, **knobs: Any) -> tuple[Ending, dict[str, Checked]]:
     sha256 = str(knobs.pop("sha256", "")) or None
     knobs.setdefault("artifact", fleet.binary("v2.0.0"))
     fleet.events.clear()
@@ -192,7 +193,7 @@ def test_each_row_sees_what_is_wrong(
     ],
 )
 def test_each_row_follows_its_knobs(
-    fleet: MemoryFleet, knobs: dict[str, object], row: str, colour: Colour, word: str
+    fleet: MemoryFleet, knobs: dict[str, Any], row: str, colour: Colour, word: str
 ) -> None:
     ended, rows = look(fleet, **knobs)
     assert (rows[row].colour, word in rows[row].detail) == (colour, True), rows[row]
@@ -250,7 +251,7 @@ def test_new_migrations_are_red_until_forced(fleet: MemoryFleet, monkeypatch: py
     git("add", ".")
     git("commit", "--quiet", "--message", "a migration")
     monkeypatch.chdir(repository)
-    knobs: dict[str, object] = {"migrations_dir": "migrations", "migrations_base": "base"}
+    knobs: dict[str, Any] = {"migrations_dir": "migrations", "migrations_base": "base"}
 
     ended, rows = look(fleet, **knobs)
     assert (ended.code, rows["migrations"].colour) == (3, RED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.memory import FOLDER, HEALTH_500, INSTALLED, PREVIOUS, Ending, File, MemoryFleet, digest_of, ending
@@ -19,12 +21,12 @@ def released(fleet: MemoryFleet) -> MemoryFleet:
     return fleet
 
 
-def back(fleet: MemoryFleet, *, at_once: bool = False, **more: object) -> Ending:
+def back(fleet: MemoryFleet, *, at_once: bool = False, **more: Any) -> Ending:
     fleet.events.clear()
     return ending(fleet.run(**more), lambda run: rollback_all(run, ways(run), at_once=at_once))
 
 
-def seen(fleet: MemoryFleet, **more: object) -> list[Way]:
+def seen(fleet: MemoryFleet, **more: Any) -> list[Way]:
     return ways(fleet.run(**more))
 
 

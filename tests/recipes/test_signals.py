@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def send(
     fleet.on_event = listen
 
 
-def carried_out(fleet: MemoryFleet, recipe: Callable[[Run], object], **more: object) -> Ending:
+def carried_out(fleet: MemoryFleet, recipe: Callable[[Run], object], **more: Any) -> Ending:
     run = fleet.run(**{"artifact": fleet.binary("v2.0.0"), **more})
     before = signal.getsignal(signal.SIGINT)
     with run.signals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,12 @@ from veza_tasks.run import Run
 CANARY, PEER = "backend-api-2", "backend-api-1"
 
 
-def by_hand(
-    fleet: MemoryFleet, step: Callable[[Run, Node], None], node: str = CANARY, **more: object
-) -> Ending:
+def by_hand(fleet: MemoryFleet, step: Callable[[Run, Node], None], node: str = CANARY, **more: Any) -> Ending:
     fleet.events.clear()
     return ending(fleet.run(**more), lambda run: step(run, run.fleet.node(node)))
 
 
-def push(fleet: MemoryFleet, node: str = CANARY, **more: object) -> Ending:
+def push(fleet: MemoryFleet, node: str = CANARY, **more: Any) -> Ending:
     return by_hand(fleet, single.push, node, **{"artifact": fleet.binary("v2.0.0"), **more})
 
 
