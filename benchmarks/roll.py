@@ -12,31 +12,28 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import multiprocessing
 import os
 import platform
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from benchmarks import start
+from benchmarks.rotation import AdminSocket, container_pid, sampled
 from lab import artifacts
 from lab.incus import Fleet, LabError, down, up
 from lab.incus.fleet import LOAD_BALANCER
 from lab.incus.host import run
-from lab.incus.templates import ADMIN_SOCKET, HEALTH_PATH, INSTALL_DIR, POOL_BACKEND, UNIT
+from lab.incus.templates import HEALTH_PATH, INSTALL_DIR, UNIT
 from lab.load import Load
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -49,7 +46,6 @@ RELEASES = {FAST: ("v1.0.10", "v1.0.16"), SLOW: ("v1.0.15",)}
 RATE = 100.0  # requests per second
 WARM_UP = 6.0  # of load before a run: the gate wants scrapes and requests to judge by
 COOL_DOWN = 1.0  # of load after it
-SAMPLE_EVERY = 0.01
 FLOOR_POLL = 0.01
 WORTH_TELLING = 0.02  # of a step
 PATIENCE = 60.0  # a floor that takes longer is broken
@@ -64,8 +60,8 @@ _STEP = re.compile(r"\S+ step (?P<step>\S+?)(?: (?P<node>\S+))?: (?P<what>starte
 
 @dataclass(frozen=True)
 class Release:
-    """One `inv canary`. `out`: seconds out of rotation by node. `steps`: seconds by step, in order; `""` is the process
-    itself, from its start to its first line."""
+    """One `inv canary`. `out`: seconds out of rotation by node. `steps`: seconds by step, in order of
+    their beginning. `lines`: what it said, each after the seconds since its start."""
 
     version: str
     exit_code: int
@@ -117,104 +113,12 @@ class Row:
         return None if self.target is None else self.measured <= self.target
 
 
-class AdminSocket:
-    """HAProxy's runtime API in its container, from the host's side: /proc/PID/root crosses into the container (proc(5)),
-    so that no client program and no daemon stands in between."""
-
-    def __init__(self, container_pid: int) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(5.0)
-        self._socket.connect(f"/proc/{container_pid}/root{ADMIN_SOCKET}")
-        self.ask("prompt")
-
-    def ask(self, command: str) -> str:
-        self._socket.sendall(f"{command}\n".encode())
-        answer = b""
-        while not answer.endswith(b"\n> "):
-            received = self._socket.recv(65536)
-            if not received:
-                raise LabError(f"HAProxy closed its admin socket during {command!r}")
-            answer += received
-        return answer[:-3].decode()
-
-    def set_state(self, server: str, state: str) -> None:
-        complaint = self.ask(f"set server {POOL_BACKEND}/{server} state {state}").strip()
-        if complaint:
-            raise LabError(f"HAProxy: {complaint}")
-
-    def serving(self) -> dict[str, bool]:
-        """Whether HAProxy sends new requests to each server (management guide 9.3, "show servers state")."""
-        _, header, *rows = self.ask(f"show servers state {POOL_BACKEND}").strip().splitlines()
-        fields = header.removeprefix("# ").split()
-        servers = (dict(zip(fields, row.split(), strict=False)) for row in rows)
-        return {
-            server["srv_name"]: server["srv_admin_state"] == "0"
-            and server["srv_op_state"] in ("1", "2")
-            and server["srv_uweight"] != "0"
-            for server in servers
-        }
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@contextmanager
-def sampled(container_pid: int) -> Iterator[Callable[[], tuple[dict[str, float], float]]]:
-    """Sample the rotation in a process of its own; call what it gives to end that, for the seconds out of rotation by
-    server and the samples per second."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    sampler = context.Process(target=_sample, args=(container_pid, theirs), daemon=True)
-    sampler.start()
-    theirs.close()
-    ours.recv()
-
-    def stop() -> tuple[dict[str, float], float]:
-        ours.send(None)
-        found: tuple[dict[str, float], float] = ours.recv()
-        return found
-
-    try:
-        yield stop
-    finally:
-        ours.close()
-        sampler.join(5.0)
-
-
-def _sample(container_pid: int, caller: Connection) -> None:
-    out: dict[str, float] = defaultdict(float)
-    with AdminSocket(container_pid) as haproxy:
-        was, samples = haproxy.serving(), 0
-        began = then = time.monotonic()
-        caller.send(None)
-        try:
-            while not caller.poll(SAMPLE_EVERY):
-                serving, now = haproxy.serving(), time.monotonic()
-                for server in serving:
-                    # From the first sample that finds it out until the first that finds it back.
-                    out[server] += 0.0 if was[server] else now - then
-                was, then = serving, now
-                samples += 1
-        except EOFError:
-            return  # the caller is gone
-        caller.send((dict(out), samples / (then - began)))
-
-
-def release(fleet: Fleet, version: str, *, expected: int) -> Release:
-    """`inv canary` with a window of 0, as a user types it, on a fleet that has seen nothing of this version.
-
-    Raises `LabError` when it ends with another code than `expected`: that is no measurement.
-    """
+def release(fleet: Fleet, version: str) -> Release:
+    """`inv canary` with a window of 0, as a user types it, on a fleet that has seen nothing of this version."""
     fleet.reset()
     command = (sys.executable, "-m", "invoke", "canary", "--artifact", str(fleet.artifact(version)))
     environment = {**os.environ, "FLEET": str(fleet.fleet_file), "SLI_WINDOW": "0"}
-    with _load(fleet) as load, sampled(_haproxy_pid(fleet)) as stop_sampling:
+    with _load(fleet) as load, sampled(fleet) as stop_sampling:
         time.sleep(WARM_UP)
         began = time.monotonic()
         process = subprocess.Popen(
@@ -233,9 +137,6 @@ def release(fleet: Fleet, version: str, *, expected: int) -> Release:
         time.sleep(COOL_DOWN)
         out, rate = stop_sampling()
         summary = load.stop()
-    if exit_code != expected:
-        transcript = "\n".join(f"{at:7.3f}  {line}" for at, line in lines)
-        raise LabError(f"inv canary of {version} ended with {exit_code}, not {expected}:\n{transcript}")
     return Release(
         version=version,
         exit_code=exit_code,
@@ -257,7 +158,7 @@ def floor(fleet: Fleet, version: str) -> Floor:
         fleet.push(node, fleet.artifact(version), staged)
     boot: dict[str, float] = {}
     rise: dict[str, float] = {}
-    with _load(fleet) as load, AdminSocket(_haproxy_pid(fleet)) as haproxy:
+    with _load(fleet) as load, AdminSocket(container_pid(fleet)) as haproxy:
         time.sleep(WARM_UP)
         for node in _in_order(fleet):
             haproxy.set_state(node, "drain")
@@ -290,6 +191,7 @@ def rows(
     crashes: Sequence[Release],
     starts: start.Starts,
     *,
+    amiss: int,
     settle: float,
 ) -> list[Row]:
     """What was measured beside its floor and its target."""
@@ -304,14 +206,10 @@ def rows(
         whole = [one.all_nodes for one in floored]
         most = WHOLE_RUN + SETTLES * settle if boot == FAST else None
         table.append(_row(f"whole `inv canary`, boot {boot}", [one.wall for one in ran], whole, most))
-        failed = [float(one.failed) for one in ran]
-        sent = sum(one.sent for one in ran)
-        spread = (min(failed), max(failed))
-        table.append(
-            Row(f"failed of {sent} client requests, boot {boot}", sum(failed), spread, None, None, 0, unit="")
-        )
-    noticed = [death_noticed(one) for one in crashes]
-    table.append(_row("death at start noticed", noticed, [], DEATH_NOTICED))
+        table.append(_lost(ran, f"boot {boot}"))
+    table.append(_row("death at start noticed", [death_noticed(one) for one in crashes], [], DEATH_NOTICED))
+    table.append(_lost(crashes, "death at start"))
+    table.append(_count("runs with another exit code than 0, or 4 after a death at start", amiss))
     bare = list(starts.bare)
     target = LIST_FACTOR * statistics.median(bare)
     table.append(_row("`inv --list` (floor: a bare Invoke collection)", list(starts.ours), bare, target))
@@ -361,6 +259,15 @@ def _row(what: str, measured: Sequence[float], below: Sequence[float], target: f
     )
 
 
+def _lost(ran: Sequence[Release], which: str) -> Row:
+    sent = sum(one.sent for one in ran)
+    return _count(f"failed of {sent} client requests, {which}", sum(one.failed for one in ran))
+
+
+def _count(what: str, number: int) -> Row:
+    return Row(what, number, (number, number), None, None, 0, unit="")
+
+
 def _steps(lines: Sequence[tuple[float, str]], wall: float) -> dict[str, float]:
     """Seconds from each step's first line to the next step's first line: what a step leaves undone until then counts
     for "after" it."""
@@ -391,10 +298,6 @@ def _in_order(fleet: Fleet) -> list[str]:
 
 def _load(fleet: Fleet) -> Load:
     return Load(f"{fleet.lb_url}/api/v1/tracks", rate=RATE)
-
-
-def _haproxy_pid(fleet: Fleet) -> int:
-    return int(fleet.instances()[LOAD_BALANCER]["state"]["pid"])
 
 
 def _serves(haproxy: AdminSocket, node: str) -> bool:
@@ -450,16 +353,29 @@ def measure(fleet: Fleet, *, repetitions: int, out: Path) -> bool:
     releases: dict[str, list[Release]] = defaultdict(list)
     floors: dict[str, list[Floor]] = defaultdict(list)
     crashes: list[Release] = []
+    amiss: list[Release] = []
+
+    def take(found: Release, measured: list[Release], *, expected: int) -> bool:
+        # What ends otherwise is told and counted, but is no measurement of what was to be measured.
+        (measured if found.exit_code == expected else amiss).append(found)
+        if found.exit_code != expected:
+            print(f"{found.version} ended with {found.exit_code}:", *found.lines, sep="\n  ", flush=True)
+        return found.exit_code == expected
+
     for turn in range(repetitions):
         for boot, versions in RELEASES.items():
             version = versions[turn % len(versions)]
             floors[boot].append(floor(fleet, version))
-            releases[boot].append(release(fleet, version, expected=0))
-            print(_told(boot, releases[boot][-1], floors[boot][-1]), flush=True)
-        crashes.append(release(fleet, CRASHING, expected=4))
-        print(f"crash: noticed after {death_noticed(crashes[-1]):.2f} s", flush=True)
+            if take(release(fleet, version), releases[boot], expected=0):
+                print(_told(boot, releases[boot][-1], floors[boot][-1]), flush=True)
+        if take(release(fleet, CRASHING), crashes, expected=4):
+            print(f"crash: noticed after {death_noticed(crashes[-1]):.2f} s", flush=True)
+    if not (crashes and all(releases[boot] for boot in RELEASES)):
+        raise LabError("not one run of some kind ended as it should; see above")
     starts = start.compare()
-    table = rows(releases, floors, crashes, starts, settle=settle)
+    sampled_runs = [one for ran in releases.values() for one in ran]
+    facts["samples/s, least"] = f"{min(one.samples_per_second for one in sampled_runs):.0f}"
+    table = rows(releases, floors, crashes, starts, amiss=len(amiss), settle=settle)
     text = markdown(table, releases, facts)
     out.mkdir(parents=True, exist_ok=True)
     (out / "roll.md").write_text(text, encoding="utf-8")
@@ -470,6 +386,7 @@ def measure(fleet: Fleet, *, repetitions: int, out: Path) -> bool:
         "releases": {boot: [asdict(one) for one in ran] for boot, ran in releases.items()},
         "floors": {boot: [asdict(one) for one in ran] for boot, ran in floors.items()},
         "crashes": [asdict(one) for one in crashes],
+        "amiss": [asdict(one) for one in amiss],
         "list": asdict(starts),
     }
     (out / "roll.json").write_text(json.dumps(evidence, indent=1) + "\n", encoding="utf-8")

@@ -340,6 +340,25 @@ def test_a_reload_of_haproxy_later_on_changes_nothing(fleet: MemoryFleet, step: 
     assert (fleet.world.failed, fleet.all_serve()) == (0, True)
 
 
+@pytest.mark.parametrize(("seconds", "code"), [(10, 0), (50, 4), (200, 6)])
+def test_a_load_balancer_out_of_reach_in_the_window_is_borne_for_a_while(
+    fleet: MemoryFleet, seconds: float, code: int
+) -> None:
+    """Then the canary goes back as soon as the load balancer answers; if it does not, a human is called."""
+
+    def gone() -> None:
+        fleet.world.haproxy_answers = False
+        fleet.world.after(seconds, lambda: setattr(fleet.world, "haproxy_answers", True))
+
+    at_step(fleet, "sli-window", "backend-api-2", lambda: fleet.world.after(3, gone))
+    assert release(fleet, sli_window=60).code == code
+    assert (fleet.world.failed, peers_untouched(fleet)) == (0, code != 0)
+    fleet.world.advance(seconds)
+    fleet.on_event = lambda event: None
+    assert release(fleet, sli_window=60).code == 0
+    assert (fleet.all_run(fleet.binary("v2.0.0")), fleet.all_serve(), fleet.drained) == (True, True, [])
+
+
 def test_a_drain_that_never_empties_is_undone(fleet: MemoryFleet) -> None:
     fleet.world.servers["backend-api-2"].sticky = True
     ended = release(fleet)

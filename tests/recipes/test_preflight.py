@@ -234,6 +234,12 @@ def test_a_binary_for_another_architecture_is_red_on_each_node(fleet: MemoryFlee
     assert (ended.code, rows["nodes"].detail.count("the artifact is for aarch64")) == (3, 2)
 
 
+def test_a_last_known_good_for_another_architecture_is_red(fleet: MemoryFleet) -> None:
+    ended, rows = look(fleet, rollback_binary=str(fleet.binary("v0.9.0", architecture=183)))
+    assert (ended.code, rows["last-known-good"].colour) == (3, RED)
+    assert "is for aarch64, backend-api-2 is x86_64" in rows["last-known-good"].detail
+
+
 def test_new_migrations_are_red_until_forced(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = fleet.folder / "repository"
     (repository / "migrations").mkdir(parents=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.memory import Ending, MemoryFleet, digest_of, ending
+from tests.memory import Behaviour, Ending, MemoryFleet, digest_of, ending
 from veza_tasks.errors import Abandoned
-from veza_tasks.events import Event, StepStarted, Waiting, Warned
+from veza_tasks.events import Event, StepStarted, Uploading, Waiting, Warned
 from veza_tasks.recipes import single
 from veza_tasks.recipes.release import canary, roll_peers
 from veza_tasks.recipes.rollback import rollback_all, ways
@@ -123,6 +124,46 @@ def test_the_third_stops_at_once(fleet: MemoryFleet) -> None:
     fleet.on_event = lambda event: None
     assert carried_out(fleet, canary).code == 0
     assert (fleet.all_run(fleet.binary("v2.0.0")), fleet.all_serve(), fleet.drained) == (True, True, [])
+
+
+def test_the_third_stops_the_nodes_that_are_under_way_side_by_side_too(fleet: MemoryFleet) -> None:
+    fleet = MemoryFleet(fleet.folder, nodes=4, rate=400)
+    carried_out(fleet, canary, peer_nodes="none", ignored_servers=[peer.name for peer in fleet.peers])
+    run = fleet.run(
+        artifact=fleet.binary("v2.0.0", Behaviour(boot=3600)), max_unavailable=3, health_timeout=36000
+    )
+    sent = 0
+    one_at_a_time = threading.Lock()
+
+    def listen(event: Event) -> None:
+        nonlocal sent
+        with one_at_a_time:
+            # Signals of one kind that nobody has taken yet are one.
+            if isinstance(event, Waiting) and event.step == "health" and run.signals.received == sent < 3:
+                sent += 1
+                signal.raise_signal(signal.SIGTERM)
+
+    fleet.on_event = listen
+    with run.signals:
+        ended = ending(run, roll_peers)
+    assert ended.code == 5
+    assert "for the third time" in ended.text
+    assert len(fleet.drained) == 3
+
+
+def test_a_push_by_hand_that_has_not_begun_is_not_begun(fleet: MemoryFleet) -> None:
+    carried_out(fleet, lambda run: single.drain(run, run.fleet.node(CANARY)))
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Uploading):
+            signal.raise_signal(signal.SIGTERM)
+
+    fleet.on_event = listen
+    run = fleet.run(artifact=fleet.binary("v2.0.0"))
+    with run.signals:
+        signal.raise_signal(signal.SIGTERM)
+        ended = ending(run, lambda run: single.push(run, run.fleet.node(CANARY)))
+    assert (ended.code, fleet.all_run(fleet.v1), fleet.drained) == (3, True, [CANARY])
 
 
 def test_a_roll_of_peers_stops_before_the_first_with_3(fleet: MemoryFleet) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from veza_tasks.errors import OutcomeUnknown
+from veza_tasks.errors import OutcomeUnknown, Unreachable
 from veza_tasks.events import Emit, Planned
 
 Command = Sequence[str]
@@ -83,7 +83,10 @@ def quoted(argv: Command, *, into: Command = (), timeout: float | None = None) -
 
 
 class GuardedHost:
-    """A host whose changes are told apart from its reads: counted, or under ``plan`` announced and not made."""
+    """A host whose changes are told apart from its reads: counted, or under ``plan`` announced and not made.
+
+    Once closed it stays closed: a thread that is still at work does not connect again behind an abandoned run.
+    """
 
     def __init__(self, host: Host, emit: Emit, *, plan: bool) -> None:
         self.name = host.name
@@ -92,6 +95,7 @@ class GuardedHost:
         self._host = host
         self._emit = emit
         self._plan = plan
+        self._closed = False
 
     def run(
         self,
@@ -113,9 +117,12 @@ class GuardedHost:
         return self._host.shell(held, argv, effect=effect, timeout=timeout)
 
     def close(self) -> None:
+        self._closed = True
         self._host.close()
 
     def _skips(self, effect: str, where: str) -> bool:
+        if self._closed:
+            raise Unreachable(f"{where}: the connection was closed by us")
         if effect and self._plan:
             self.planned += 1
             self._emit(Planned(where, effect))

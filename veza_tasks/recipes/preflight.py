@@ -46,9 +46,10 @@ Row = tuple[Colour, str]
 
 @dataclass(frozen=True)
 class LastKnownGood:
-    """The binary that a node goes back to: a local file, or a file on the node (exactly one of them)."""
+    """The binary that a node goes back to: a local file (whose ``architecture`` is known), or a file on the node."""
 
     release: Release
+    architecture: str | None = None
     local: Path | None = None
     on_node: str | None = None
 
@@ -156,6 +157,12 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
                 run, fleet.canary, seen[fleet.canary.name], artifacts[0].release if artifacts else None
             )
         )
+        wanted = instances[fleet.canary.name].architecture
+        if good[0].architecture not in (None, wanted):
+            return (
+                Colour.RED,
+                f"{good[0].local} is for {good[0].architecture}, {fleet.canary.name} is {wanted}",
+            )
         return _last_known_good(
             run, good[0], seen[fleet.canary.name], artifacts[0].release if artifacts else None
         )
@@ -196,7 +203,8 @@ def last_known_good(run: Run, node: Node, seen: Binaries, artifact: Release | No
         return _what_runs(node, seen, artifact)
     if wanted and not PurePosixPath(wanted).is_relative_to(node.directory):
         local = Path(wanted)
-        return LastKnownGood(read_artifact(local).release, local=local)
+        found = read_artifact(local)
+        return LastKnownGood(found.release, found.architecture, local=local)
     path = wanted or str(node.directory / PREVIOUS)
     digest = seen.previous if path == str(node.directory / PREVIOUS) else node.digest(path)
     if digest is None:

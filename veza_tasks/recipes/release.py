@@ -54,7 +54,7 @@ def canary(run: Run, *, sha256: str | None = None, rewatch: bool = False) -> Non
         came_back_at = deploy(run, node, release)  # 2. to 6.
         watch(run, node, release, came_back_at=came_back_at, rewatch=rewatch)  # 7. SLI monitor
     roll(run, release)  # 8. Roll the peers
-    tidy(run, cleared)
+    tidy(run, run.fleet.released_to, cleared.artifact.release, cleared.last_known_good.release)
 
 
 def deploy(run: Run, node: Node, release: Release) -> float:
@@ -221,7 +221,7 @@ def roll_peers(run: Run, *, sha256: str | None = None, unproven: str = "") -> No
                 stopped.message, state="No peer was changed.", next_command=stopped.next_command
             ) from stopped.__cause__
         raise
-    tidy(run, cleared)
+    tidy(run, run.fleet.released_to, cleared.artifact.release, cleared.last_known_good.release)
 
 
 def roll(run: Run, release: Release) -> None:
@@ -275,8 +275,11 @@ def deploy_peer(run: Run, node: Node, release: Release) -> None:
     try:
         deploy(run, node, release)
     except StepFailed:
-        if rotation.drained_by(node):
-            rotation.keep_out(run, node)
+        try:
+            if rotation.drained_by(node):
+                rotation.keep_out(run, node)
+        except FleetError as error:
+            run.emit(Warned(f"it is not known whether {node.name} is out of rotation: {error}"))
         raise
 
 
@@ -388,17 +391,16 @@ def stage_last_known_good(run: Run, goods: Sequence[tuple[Node, LastKnownGood]])
     return "; ".join([*said, *(f"{good.release} kept on {node.name}" for node, good in on_nodes)])
 
 
-def tidy(run: Run, cleared: Cleared) -> None:
-    """Bound the kept binaries. A failure here is told and changes nothing about the release."""
-    protected = [cleared.artifact.release.digest, cleared.last_known_good.release.digest]
+def tidy(run: Run, nodes: Sequence[Node], *stay: Release) -> None:
+    """Bound the kept binaries but for those that ``stay``. A failure here is told and changes nothing about the release."""
 
     def bound(node: Node) -> None:
         try:
-            install.prune(run, node, protected)
+            install.prune(run, node, [release.digest for release in stay])
         except ReleaseError as error:
             run.emit(Warned(error.message))
 
-    run.each(bound, run.fleet.released_to)
+    run.each(bound, nodes)
 
 
 def mixed(run: Run, release: Release) -> str:
@@ -440,7 +442,7 @@ def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
             state=f"{node.name} is left as it is, out of rotation as far as HAProxy could be told. No peer was touched.",
             next_command=f"inv status; then inv rollback-all, or by hand on {node.name}",
         ) from cause
-    tidy(run, cleared)
+    tidy(run, run.fleet.released_to, cleared.artifact.release, cleared.last_known_good.release)
     raise RolledBack(
         f"{release} is not released",
         state=f"{node.name} is back on {good} and serves. No peer was touched.",
@@ -472,9 +474,15 @@ def _gave_back(run: Run, node: Node, release: Release, before: Binaries, *, stop
 
 def _peers_as_before(run: Run, cleared: Cleared) -> bool:
     def as_before(node: Node) -> bool:
-        now, before = node.look(), cleared.seen[node.name]
-        same = (now.installed, now.running) == (before.installed, before.running) and now.unit.is_up
-        return same and run.fleet.load_balancer.server(node.server).serves and not rotation.drained_by(node)
+        now, before = node.look(), cleared.seen.get(node.name)
+        same = (
+            before and (now.installed, now.running) == (before.installed, before.running) and now.unit.is_up
+        )
+        return (
+            bool(same)
+            and run.fleet.load_balancer.server(node.server).serves
+            and not rotation.drained_by(node)
+        )
 
     try:
         return all(as_before(node) for node in run.fleet.peers)

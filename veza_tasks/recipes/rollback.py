@@ -12,7 +12,7 @@ from veza_tasks.capabilities.artifact import Release
 from veza_tasks.errors import Interrupted, NeedsHuman, Refused, ReleaseError, RollbackFailed
 from veza_tasks.events import Warned
 from veza_tasks.recipes.preflight import LastKnownGood, last_known_good
-from veza_tasks.recipes.release import restore_patiently, stage_last_known_good
+from veza_tasks.recipes.release import restore_patiently, stage_last_known_good, tidy
 from veza_tasks.run import Run
 
 
@@ -127,6 +127,9 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
         else:
             for way in going:
                 bring_back(way)
+    for way in going:
+        if way.target and way.node.name not in failed:
+            tidy(run, [way.node], way.target.release)
     if unclear and run.fleet.canary.name not in [way.node.name for way in going]:
         failed.setdefault(run.fleet.canary.name, unclear)
     if failed:

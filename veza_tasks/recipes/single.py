@@ -72,9 +72,9 @@ def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
         )
     try:
         install.stage(run, [node], artifact.release, artifact.path)
-    except StepFailed as failed:
+    except (StepFailed, Interrupted) as failed:
         raise Refused(
-            failed.message,
+            str(failed),
             state=f"{node.name} is out of rotation and runs what it ran before.",
             next_command="put the cause right, then the same command again",
         ) from failed
@@ -85,3 +85,4 @@ def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
         raise NeedsHuman(
             failed.message, state=f"{node.name} is out of rotation.", next_command="inv status"
         ) from failed
+    release.tidy(run, [node], artifact.release)
