@@ -21,11 +21,11 @@ from pathlib import Path
 
 import paramiko
 import pytest
-import sshd as openssh
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sshd import USER, Sshd, fingerprint, make_key, public, wait_until
 
+from tests.adapters import sshd as openssh
+from tests.adapters.sshd import USER, Sshd, fingerprint, make_key, public, wait_until
 from veza_tasks.adapters.host import TIMED_OUT, Held, Reply, quoted
 from veza_tasks.adapters.ssh import DEAD_LINK, KEEPALIVE, SshHost
 from veza_tasks.errors import FleetError, HostKeyRefused, OutcomeUnknown, Unreachable
@@ -780,7 +780,7 @@ def test_eight_threads_share_one_connection_and_get_their_own_answers(host: SshH
 CUT_CABLE = """
 import subprocess, sys, threading, time
 from pathlib import Path
-from sshd import USER, Sshd
+from tests.adapters.sshd import USER, Sshd
 from veza_tasks.adapters.ssh import SshHost
 from veza_tasks.errors import OutcomeUnknown
 from veza_tasks.settings import HostSettings

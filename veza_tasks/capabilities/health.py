@@ -39,7 +39,7 @@ def restart(run: Run, node: Node, before: Unit) -> None:
 
 
 def wait_until_healthy(
-    run: Run, node: Node, *, restarted: bool, each_look: Callable[[], None], once_healthy: Callable[[], None]
+    run: Run, node: Node, *, each_look: Callable[[], None], once_healthy: Callable[[], None]
 ) -> str:
     """Wait for 200 within ``HEALTH_TIMEOUT``, then ``HEALTH_SETTLE`` with the main process unchanged.
 
@@ -50,7 +50,8 @@ def wait_until_healthy(
         HealthCheckFailed: no 200 in time, or the process died or was restarted (at once, with its last log lines).
     """
     settings = run.settings
-    restarts = 0 if restarted else node.health().unit.restarts
+    # A restart does not set NRestarts back if it meets the unit between two tries, so only its growth tells.
+    restarts = node.health().unit.restarts
     alive: Unit | None = None
     settled_at: float | None = None
     began = run.clock.monotonic()
@@ -62,7 +63,7 @@ def wait_until_healthy(
         health = node.health()
         unit = health.unit
         died = unit.restarts > restarts or (alive is not None and unit.main_pid != alive.main_pid)
-        if died or unit.active in ("failed", "inactive"):
+        if died or unit.active in ("failed", "inactive") or unit.sub == "auto-restart":
             raise _failed(node, f"the process died: unit is {unit}, restarted {unit.restarts} times")
         if unit.main_pid:
             alive = unit
