@@ -249,13 +249,13 @@ class Node:
             progress=progress,
         )
 
-    def fetch_from(self, source: Node, digest: str, temporary: str, *, what: str, timeout: float) -> Reply:
-        """Take a kept binary over from another node of the same host."""
+    def fetch_from(self, source: Node, name: str, *, what: str, timeout: float) -> Reply:
+        """Take a file in the folder of kept binaries over from another node of the same host."""
         return self.incus.hand_over(
             source.name,
-            ["cat", "--", str(source.directory / KEPT / digest)],
+            ["cat", "--", str(source.directory / KEPT / name)],
             self.name,
-            ["sh", "-c", RECEIVE, "sh", str(self.directory), temporary],
+            ["sh", "-c", RECEIVE, "sh", str(self.directory), name],
             effect=f"copy {what} from {source.name} to {self.name}:{self.directory / KEPT}/",
             timeout=timeout,
         )

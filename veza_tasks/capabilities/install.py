@@ -15,7 +15,7 @@ from pathlib import Path
 from veza_tasks.adapters.host import Reply, ensure
 from veza_tasks.adapters.node import BINARY, Binaries, Node
 from veza_tasks.capabilities.artifact import Release
-from veza_tasks.errors import InstallFailed, Interrupted, OutcomeUnknown
+from veza_tasks.errors import InstallFailed, Interrupted, OutcomeUnknown, StepFailed
 from veza_tasks.events import Uploading
 from veza_tasks.run import Run
 
@@ -40,10 +40,15 @@ def stage(run: Run, nodes: Sequence[Node], release: Release, source: Path) -> st
         missing = [node for node in group if not has[node]]
         if not missing:
             return f"already on {_names(group)}"
-        # Only a kept copy can be handed over; an installed one has its own name.
-        first = missing[0]
+        first, others = missing[0], missing[1:]
         _upload(run, first, release, source)
-        run.each(lambda node: _take_over(run, first, node, release), missing[1:])
+        try:
+            run.each(lambda node: _take_over(run, first, node, release), others)
+        except StepFailed:
+            _adopt(run, first, release)
+            raise
+        # Verified last and side by side: hashing is what takes the time.
+        run.each(lambda node: _adopt(run, node, release), missing)
         return f"uploaded to {_names(missing)}"
 
     return "; ".join(f"{release} {said}" for said in run.each(to_host, list(by_host.values())))
@@ -65,7 +70,7 @@ def stage_from_node(run: Run, node: Node, path: str, release: Release) -> None:
     temporary = _temporary(run, release)
     timeout = run.settings.upload_timeout
     _succeed(node, node.copy(path, temporary, what=str(release), timeout=timeout), f"copy {path}")
-    _adopt(run, node, temporary, release)
+    _adopt(run, node, release)
 
 
 def install(run: Run, node: Node, release: Release, before: Binaries) -> str:
@@ -154,20 +159,19 @@ def _upload(run: Run, node: Node, release: Release, source: Path) -> None:
     if reply.status:
         node.forget([temporary])
     _succeed(node, reply, f"upload {release}")
-    _adopt(run, node, temporary, release)
 
 
 def _take_over(run: Run, source: Node, node: Node, release: Release) -> None:
     temporary = _temporary(run, release)
     timeout = run.settings.upload_timeout
-    reply = node.fetch_from(source, release.digest, temporary, what=str(release), timeout=timeout)
+    reply = node.fetch_from(source, temporary, what=str(release), timeout=timeout)
     if reply.status:
         node.forget([temporary])
     _succeed(node, reply, f"copy {release} from {source.name}")
-    _adopt(run, node, temporary, release)
 
 
-def _adopt(run: Run, node: Node, temporary: str, release: Release) -> None:
+def _adopt(run: Run, node: Node, release: Release) -> None:
+    temporary = _temporary(run, release)
     replies: list[Reply] = []
 
     def change() -> Reply:
