@@ -310,13 +310,11 @@ class TestNode:
     def test_a_kept_binary_is_handed_over_to_another_node(self, subject: Subject) -> None:
         digest = subject.deliver(NEW)
         assert subject.peer.fetch_from(subject.node, digest, what=NEW, timeout=60).status == 0
-        assert subject.peer.adopt(digest, digest, NEW, timeout=30).status == 0
         assert subject.peer.has_kept(digest)
 
     def test_handing_over_what_is_not_kept_never_verifies(self, subject: Subject) -> None:
         digest = artifacts.sha256(subject.lab.artifact(NEW))
         subject.peer.fetch_from(subject.node, digest, what=NEW, timeout=60)
-        assert subject.peer.adopt(digest, digest, NEW, timeout=30).status == 1
         assert not subject.peer.has_kept(digest)
 
     def test_a_file_of_the_node_can_be_kept(self, subject: Subject) -> None:

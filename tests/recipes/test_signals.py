@@ -130,16 +130,18 @@ def test_the_third_stops_the_nodes_that_are_under_way_side_by_side_too(fleet: Me
     fleet = MemoryFleet(fleet.folder, nodes=4, rate=400)
     carried_out(fleet, canary, peer_nodes="none", ignored_servers=[peer.name for peer in fleet.peers])
     run = fleet.run(
-        artifact=fleet.binary("v2.0.0", Behaviour(boot=3600)), max_unavailable=3, health_timeout=36000
+        artifact=fleet.binary("v2.0.0", Behaviour(boot=1e6)), max_unavailable=3, health_timeout=2e6
     )
     sent = 0
     one_at_a_time = threading.Lock()
 
     def listen(event: Event) -> None:
         nonlocal sent
+        if not isinstance(event, Waiting) or event.step != "health":
+            return
         with one_at_a_time:
             # Signals of one kind that nobody has taken yet are one.
-            if isinstance(event, Waiting) and event.step == "health" and run.signals.received == sent < 3:
+            if run.signals.received == sent < 3:
                 sent += 1
                 signal.raise_signal(signal.SIGTERM)
 

@@ -399,6 +399,12 @@ class _Streams:
             self._wait(min(_left(give_up), 1.0))
         return self._take() or not ended
 
+    def await_last_words(self) -> None:
+        """The end of stdout may arrive before stderr does; the closing of the channel comes after both."""
+        patience = time.monotonic() + LINGER
+        while self._take() or (not self.channel.closed and time.monotonic() < patience):
+            time.sleep(0.01)
+
     def reply(self, give_up: float) -> Reply:
         """All output and the exit status; -1 when a signal ended the command."""
         while self.receive(give_up):
@@ -471,6 +477,7 @@ class _Program:
         while (end := output.find(mark, seen)) < 0:
             seen = max(0, len(output) - len(mark))
             if not self._streams.receive(give_up):
+                self._streams.await_last_words()
                 last_words = _decoded(self._streams.out + self._streams.err).split()
                 raise EOFError(" ".join(last_words)[-500:] or "it ended")
         text = _decoded(output[:end])
