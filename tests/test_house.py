@@ -13,8 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "veza_tasks"
 GROUND = {"settings", "errors", "events", "clock"}
-ROOMS = ("adapters", "ground of a run", "capabilities", "recipes")
-"""From the bottom up; a module imports its own room and those below."""
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

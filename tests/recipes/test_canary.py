@@ -451,7 +451,6 @@ def test_if_nobody_else_is_up_the_old_binary_is_put_back_in_place(fleet: MemoryF
 
 
 def test_a_green_window_is_recorded_and_not_watched_twice(fleet: MemoryFleet) -> None:
-    fleet.peers[0].cut_uploads_at = None
     release(fleet)
     record = json.loads(fleet.marks["backend-api-2"]["proven"])
     assert (record["digest"], record["window"]) == (digest_of(fleet.binary("v2.0.0")), 10)

@@ -42,6 +42,14 @@ def test_the_green_record_is_cleared(released: MemoryFleet) -> None:
     assert released.marks == {}
 
 
+def test_the_green_record_is_cleared_though_the_canary_is_back_already(released: MemoryFleet) -> None:
+    released.canary.files[INSTALLED] = File(digest_of(released.v1), 126)
+    released.world.restart(released.canary)
+    released.world.advance(10)
+    assert back(released).code == 0
+    assert released.marks == {}
+
+
 def test_what_it_would_do_is_told_before(released: MemoryFleet) -> None:
     v2, v1 = digest_of(released.binary("v2.0.0"))[:12], digest_of(released.v1)[:12]
     assert [(way.runs, way.action) for way in seen(released)] == [
@@ -153,14 +161,11 @@ def test_a_plan_reads_all_and_changes_nothing(released: MemoryFleet) -> None:
         assert word in planned
 
 
-def test_one_lost_answer_does_not_end_a_rollback(released: MemoryFleet) -> None:
+def test_a_load_balancer_out_of_reach_for_a_while_does_not_end_a_rollback(released: MemoryFleet) -> None:
     """Every step looks before it does, so a rollback tries again while the fleet is out of reach."""
-    released.world.haproxy_answers = False
-    released.world.after(20, lambda: setattr(released.world, "haproxy_answers", True))
-    plan = None
-    released.world.haproxy_answers = True
     run = released.run()
     plan = ways(run)
     released.world.haproxy_answers = False
+    released.world.after(20, lambda: setattr(released.world, "haproxy_answers", True))
     assert ending(run, lambda run: rollback_all(run, plan)).code == 0
     assert released.all_run(released.v1)
