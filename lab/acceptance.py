@@ -303,7 +303,7 @@ def perform(fleet: Fleet, exercise: Exercise, directory: Path) -> Evidence:
         arguments = ["canary", "--artifact", str(release)]
         with Command(fleet.fleet_file, arguments, transcript=transcript, knobs=knobs) as command:
             outcome = command.end()
-    exposed = _exposure(rotation.out_of_rotation(CANARY))
+    exposed = _exposure(exercise, rotation.out_of_rotation(CANARY))
     summary = load.stop()
     begin, end = exposed or (0.0, 0.0)
     unexposed = [when for when, _ in summary.failures if not begin - MARGIN <= when <= end + MARGIN]
@@ -373,16 +373,12 @@ def _release_on(fleet: Fleet, states: Mapping[str, NodeState]) -> Path:
     raise LabError(f"fleet {fleet.name} does not run one lab release everywhere: {states}")
 
 
-def _exposure(out: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """From the canary's return into rotation to when it was taken out again (or for good, without an end)."""
-    match out:
-        case []:
-            return None
-        case [(_, returned)]:
-            return returned, time.time()
-        case [(_, returned), (taken, _), *_]:
-            return returned, taken
-    raise AssertionError("unreachable")
+def _exposure(exercise: Exercise, out: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """From the canary's return with the new binary until it was taken out again, or until now if it was released."""
+    if exercise.code == RELEASED:
+        return (out[0][1], time.time()) if out else None
+    # Out only once, it came back with the old binary.
+    return (out[0][1], out[-1][0]) if len(out) > 1 else None
 
 
 def write(evidence: Iterable[Evidence], directory: Path) -> None:

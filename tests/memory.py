@@ -487,10 +487,6 @@ class MemoryHost:
             match list(argv):
                 case ["sh", "-c", script, "sh", *arguments]:
                     return self._script(machine, script, arguments)
-                case ["systemctl", "restart", "--", "veza-backend-api"]:
-                    if self.world.restart(machine):
-                        return Reply(0)
-                    return Reply(1, err="Job for veza-backend-api.service failed")
                 case ["journalctl", "--unit", "veza-backend-api", *_]:
                     return Reply(0, "last words\n")
                 case ["rm", "-f", "--", *paths]:
@@ -560,6 +556,10 @@ class MemoryHost:
                 installed = files.get(f"{folder}/veza-api")
                 same = installed is not None and machine.running == installed.digest
                 return Reply(0 if same else 1, f"{machine.running}\n")
+            case scripts.RESTART, ["veza-backend-api"]:
+                if self.world.restart(machine):
+                    return Reply(0)
+                return Reply(1, err="Job for veza-backend-api.service failed")
             case 'sha256sum <"$1"', [path]:
                 file = self._at(machine, path)
                 return Reply(0, f"{file.digest}  -\n") if file else Reply(1, err=f"{path}: No such file")

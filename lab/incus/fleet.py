@@ -40,6 +40,7 @@ if ! cmp -s /run/unit "$file" || [ -e "$file.d" ]; then
 fi
 mkdir -p "$1"
 cd "$1"
+if [ -e "veza-api.kept/$4" ]; then mv -T "veza-api.kept/$4" veza-api; fi
 find . -mindepth 1 -maxdepth 1 ! -name veza-api ! -name veza-api.previous -exec rm -rf {} +
 printf '%s  veza-api\\n%s  veza-api.previous\\n' "$4" "$5" | sha256sum --check --status 2>/dev/null || exit 3
 chown 0:0 veza-api veza-api.previous

@@ -134,6 +134,8 @@ def systemctl(directory: str, arguments: list[str]) -> int:
             state = asked(directory, "show", unit).partition("ActiveState=")[2].split("\n")[0]
             print(state)
             return 0 if state == "active" else 3
+        case ["reset-failed"]:
+            pass  # this init counts anew at every manual restart
         case ["start" | "stop" | "restart" | "reload" as verb]:
             asked(directory, verb, unit)
         case ["kill", signal] if signal.startswith("--signal="):

@@ -35,3 +35,6 @@ def test_a_bad_release_is_rolled_back_and_no_peer_is_touched(
     evidence = perform(fleet, exercise, tmp_path)
     assert evidence.problems == ()
     assert bool(evidence.load.failed) == exercise.may_fail
+    assert bool(evidence.exposed) == (exercise.name in ("errors-20", "slow-p95")), (
+        "the others never get to users"
+    )

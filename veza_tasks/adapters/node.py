@@ -69,6 +69,9 @@ pid=$(systemctl show --property=MainPID --value -- "$1")
 [ "$pid" -gt 0 ] && sum=$(sha256sum <"/proc/$pid/exe") && echo "${{sum%% *}}" && [ "/proc/$pid/exe" -ef "$2/{BINARY}" ]
 """
 
+# A unit that crashed too often refuses even a good binary (StartLimitBurst), and keeps counting its old crashes.
+RESTART = 'systemctl reset-failed -- "$1" 2>/dev/null; systemctl restart -- "$1"'
+
 HEALTH = f"""
 {UNIT_STATE} || exit
 echo "http=$(curl --silent --output /dev/null --write-out '%{{http_code}}' --noproxy '*' --max-time 2 -- "$2")"
@@ -219,12 +222,7 @@ class Node:
 
     def restart(self, *, timeout: float) -> Reply:
         """Restart the unit. It answers well even when the new process dies at once; look at its health."""
-        return self.incus.execute(
-            self.name,
-            ["systemctl", "restart", "--", self.unit],
-            effect=f"systemctl restart {self.unit}",
-            timeout=timeout,
-        )
+        return self._script(RESTART, self.unit, effect=f"systemctl restart {self.unit}", timeout=timeout)
 
     def digest(self, path: str) -> str | None:
         """sha256 of a file on the node; ``None`` where it cannot be read."""
