@@ -374,6 +374,7 @@ def measure(fleet: Fleet, *, repetitions: int, out: Path) -> bool:
         raise LabError("not one run of some kind ended as it should; see above")
     starts = start.compare()
     sampled_runs = [one for ran in releases.values() for one in ran]
+    facts["load average after"] = f"{os.getloadavg()[0]:.1f}"
     facts["samples/s, least"] = f"{min(one.samples_per_second for one in sampled_runs):.0f}"
     table = rows(releases, floors, crashes, starts, amiss=len(amiss), settle=settle)
     text = markdown(table, releases, facts)

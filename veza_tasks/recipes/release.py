@@ -297,14 +297,29 @@ def back_to_last_known_good(run: Run, node: Node, cleared: Cleared) -> Iterator[
             _undo(run, node, cleared, cause)
 
 
-def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -> None:
-    """Bring a node back to a binary it has: out of traffic at once, put it back, and the checks of steps 4 to 6.
+def restore(run: Run, node: Node, release: Release, *, drain_timeout: float, in_place: bool = False) -> None:
+    """Bring a node back to a binary it has: out of traffic, put it back, and the checks of steps 4 to 6.
 
-    In place, without draining, if asked or where no other server is up.
+    Sessions that are left after ``drain_timeout`` seconds are closed. In place, without draining, if asked or where no
+    other server is up. For ``ROLLBACK_PATIENCE`` it is tried again while a system does not do as told, for every step
+    looks first; what runs and is not healthy is not tried again.
 
     Raises:
-        RollbackFailed: it is not healthy on that binary either; it stays out.
+        StepFailed: what the last attempt failed of; the node stays out of rotation.
+        NeedsHuman: it is back on the binary, but somebody else took it out of rotation.
     """
+    deadline = run.clock.monotonic() + ROLLBACK_PATIENCE
+    while True:
+        try:
+            return _restore(run, node, release, drain_timeout, in_place=in_place)
+        except FleetError as error:
+            if isinstance(error, HostKeyRefused) or run.clock.monotonic() >= deadline:
+                raise
+            run.emit(Warned(f"{error.message}; trying again"))
+            run.clock.sleep(2.0)
+
+
+def _restore(run: Run, node: Node, release: Release, drain_timeout: float, *, in_place: bool) -> None:
     seen = node.look()
     pool = run.fleet.load_balancer.pool()
     server = run.fleet.load_balancer.server(node.server)
@@ -314,10 +329,14 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
         in_place = True
     if not (in_place or somebody_elses):
         try:
-            drain(run, node, why=f"going back to {release}", policy="close", timeout=ROLLBACK_DRAIN)
+            drain(run, node, why=f"going back to {release}", policy="close", timeout=drain_timeout)
         except DrainTimeout as late:
             # It is in maint, so nothing new comes; the old binary matters more than its last requests.
             run.emit(Warned(late.message))
+        except Refused as last:
+            # The others went down in this very moment.
+            run.emit(Warned(f"{last.message}: going back in place"))
+            in_place = True
     restarted = push(run, node, release, seen)
     check_health(run, node, release, restarted=restarted, drained=not (in_place or somebody_elses))
     if somebody_elses:
@@ -327,26 +346,6 @@ def restore(run: Run, node: Node, release: Release, *, in_place: bool = False) -
         )
     ready(run, node)
     check_load_balancer(run, node)
-
-
-def restore_patiently(run: Run, node: Node, release: Release, *, in_place: bool = False) -> None:
-    """Restore, and for ``ROLLBACK_PATIENCE`` try again while a system does not do as told: every step looks first.
-
-    What runs and is not healthy is not tried again.
-
-    Raises:
-        StepFailed: what the last attempt failed of.
-        NeedsHuman: somebody else took the node out.
-    """
-    deadline = run.clock.monotonic() + ROLLBACK_PATIENCE
-    while True:
-        try:
-            return restore(run, node, release, in_place=in_place)
-        except FleetError as error:
-            if isinstance(error, HostKeyRefused) or run.clock.monotonic() >= deadline:
-                raise
-            run.emit(Warned(f"{error.message}; trying again"))
-            run.clock.sleep(2.0)
 
 
 def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
@@ -430,7 +429,7 @@ def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
                 next_command=_next_command(cause, "the same command again"),
             ) from cause
         with run.step("rollback", node.name) as done:
-            restore_patiently(run, node, good)
+            restore(run, node, good, drain_timeout=ROLLBACK_DRAIN)
             done(f"{node.name} is back on {good}")
     except (StepFailed, KeyError) as failed:
         raise RollbackFailed(

@@ -12,7 +12,7 @@ from veza_tasks.capabilities.artifact import Release
 from veza_tasks.errors import Interrupted, NeedsHuman, Refused, ReleaseError, RollbackFailed
 from veza_tasks.events import Warned
 from veza_tasks.recipes.preflight import LastKnownGood, last_known_good
-from veza_tasks.recipes.release import restore_patiently, stage_last_known_good, tidy
+from veza_tasks.recipes.release import restore, stage_last_known_good, tidy
 from veza_tasks.run import Run
 
 
@@ -95,11 +95,11 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
     left_out: dict[str, str] = {}
     try:
         with run.step("stage") as done:
-            for way in going:
+            for together in _staged_together(going):
                 try:
-                    done(stage_last_known_good(run, [(way.node, way.target)] if way.target else []))
+                    done(stage_last_known_good(run, together))
                 except ReleaseError as error:
-                    failed[way.node.name] = error.message
+                    failed.update({node.name: error.message for node, _ in together})
         run.signals.check()
     except Interrupted as stop:
         raise Refused(
@@ -114,7 +114,8 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
             return
         try:
             with run.step("rollback", way.node.name) as done:
-                restore_patiently(run, way.node, way.target.release, in_place=at_once)
+                timeout = run.settings.drain_timeout
+                restore(run, way.node, way.target.release, drain_timeout=timeout, in_place=at_once)
                 done(f"on {way.target.release}")
         except NeedsHuman as error:
             left_out[way.node.name] = error.message
@@ -144,6 +145,13 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
             state="Every node is on its last known good binary.",
             next_command="whoever took it out puts it back",
         )
+
+
+def _staged_together(going: Sequence[Way]) -> list[list[tuple[Node, LastKnownGood]]]:
+    """A local binary goes to all nodes at once, one upload per host; what lies on a node concerns that node alone."""
+    targets = [(way.node, way.target) for way in going if way.target]
+    local = [(node, good) for node, good in targets if good.local]
+    return [*([local] if local else []), *([(node, good)] for node, good in targets if good.on_node)]
 
 
 def _forget_proof(run: Run) -> str:
