@@ -21,6 +21,9 @@ from veza_tasks.errors import FleetError
 ASK = 'printf "%s\\n" "$1" | socat -t 5 - "UNIX-CONNECT:$2"'
 """Asks the runtime API ``$1`` on the socket ``$2``; several commands are separated by semicolons."""
 
+STATES = "1\n# be_id"
+"""How the answer to ``show servers state`` begins: its version, then its columns."""
+
 SERVING = (1, 2)
 """Operational states of a server that gets requests: 1 warming up (``slowstart``), 2 running."""
 
@@ -122,6 +125,7 @@ class LoadBalancer:
         self.pool_name = pool
         self.url = url.rstrip("/")
         self._socket = socket
+        self._show = f"show servers state {pool};show stat {pool} 6 -1"
         self._timeout = timeout
         self._get = get
 
@@ -131,19 +135,7 @@ class LoadBalancer:
         Raises:
             FleetError: HAProxy knows no such pool, or its answer makes no sense.
         """
-        show = f"show servers state {self.pool_name};show stat {self.pool_name} 6 -1"
-        states, csv_begins, stats = self._ask(show).out.partition("\n# pxname,")
-        if "# be_id" not in states:
-            raise FleetError(f"{self.instance}: no pool {self.pool_name}: {' '.join(states.split())[:200]}")
-        try:
-            rows = {row.get("svname", ""): row for row in _csv(csv_begins + stats)}
-        except csv.Error as error:
-            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
-        by_name = _states(states)
-        return Pool(
-            algorithm=rows.pop("BACKEND", {}).get("algo", ""),
-            servers={name: self._server(name, row, by_name) for name, row in rows.items()},
-        )
+        return self._pool(self._ask(self._show).out)
 
     def server(self, name: str) -> Server:
         """One server of the pool.
@@ -159,12 +151,13 @@ class LoadBalancer:
     def set_state(self, name: str, state: State) -> None:
         """Set a server's administrative state and read it back (runbook steps 2 and 5)."""
         self._change(
-            f"set server {self.pool_name}/{name} state {state}", lambda: self.server(name).state is state
+            f"set server {self.pool_name}/{name} state {state}",
+            lambda pool: name in pool.servers and pool.servers[name].state is state,
         )
 
     def close_sessions(self, name: str) -> None:
         """Cut the sessions that a server still has. Their clients see a broken connection."""
-        self._change(f"shutdown sessions server {self.pool_name}/{name}", lambda: True)
+        self._change(f"shutdown sessions server {self.pool_name}/{name}", lambda pool: True)
 
     def get(self, path: str) -> str:
         """GET through the load balancer as a client would; gives the status code, or what went wrong, as text."""
@@ -199,22 +192,40 @@ class LoadBalancer:
             )
         return reply
 
-    def _change(self, command: str, came_true: Callable[[], bool]) -> None:
-        answers: list[str] = []
+    def _change(self, command: str, came_true: Callable[[Pool], bool]) -> None:
+        """Make a change and read the pool back, on one connection. A lost answer is looked up and, if need be, sent again."""
+        read_back: list[Pool] = []
 
         def change() -> Reply:
-            reply = self._ask(command, effect=command)
-            answers.append(" ".join(reply.out.split()))
+            reply = self._ask(f"{command};{self._show}", effect=command)
+            if not reply.planned:
+                complaint, begins, states = reply.out.partition(STATES)
+                if complaint.strip():
+                    said = " ".join(complaint.split())
+                    raise FleetError(f"{self.instance}: HAProxy answered to {command!r}: {said}")
+                read_back.append(self._pool(begins + states))
             return reply
 
-        if not ensure(change, came_true) or any(answers):
-            answer = "; ".join(filter(None, answers)) or "nothing, and did not do it"
-            raise FleetError(f"{self.instance}: HAProxy answered to {command!r}: {answer}")
+        if not ensure(change, lambda: came_true(read_back.pop() if read_back else self.pool())):
+            raise FleetError(f"{self.instance}: HAProxy took {command!r} and did not do it")
+
+    def _pool(self, answer: str) -> Pool:
+        states, begins, stats = answer.partition("\n# pxname,")
+        if STATES not in states:
+            raise FleetError(f"{self.instance}: no pool {self.pool_name}: {' '.join(states.split())[:200]}")
+        try:
+            rows = {row.get("svname", ""): row for row in _csv(begins + stats)}
+        except csv.Error as error:
+            raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
+        return Pool(
+            algorithm=rows.pop("BACKEND", {}).get("algo", ""),
+            servers={name: self._server(name, row, _states(states)) for name, row in rows.items()},
+        )
 
 
 def _states(text: str) -> dict[str, Mapping[str, str]]:
     """The rows of ``show servers state`` by server name; their header begins with ``# be_id``."""
-    lines = text[text.index("# be_id") + 2 :].splitlines()
+    lines = text[text.index(STATES) + len(STATES) - len("be_id") :].splitlines()
     names = lines[0].split()
     rows = [dict(zip(names, line.split(), strict=False)) for line in lines[1:] if line]
     return {row.get("srv_name", ""): row for row in rows}

@@ -73,7 +73,7 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     timeout = settings.drain_timeout if timeout is None else timeout
     balancer = run.fleet.load_balancer
     pool = balancer.pool()
-    server = balancer.server(node.server)
+    server = pool.servers[node.server] if node.server in pool.servers else balancer.server(node.server)
     marked = check_ours(run, node)
     if server.serves and not others_serving(pool, node) and not run.only_imagined:
         raise Refused(
@@ -88,8 +88,7 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
         balancer.set_state(node.server, State.DRAIN)
 
     def missing() -> str:
-        keep_out(run, node)
-        now = balancer.server(node.server)
+        now = keep_out(run, node)
         return "" if now.idle else f"{now.sessions} sessions, {now.queued} queued"
 
     try:
@@ -114,16 +113,19 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     return f"0 sessions{'' if was_serving else '; it was out already: ' + marked}"
 
 
-def keep_out(run: Run, node: Node) -> None:
-    """Take the node out again if something put it back meanwhile: a reload of HAProxy forgets drains."""
+def keep_out(run: Run, node: Node) -> Server:
+    """Take the node out again if something put it back meanwhile: a reload of HAProxy forgets drains. Gives its server."""
     balancer = run.fleet.load_balancer
-    if balancer.server(node.server).state is State.READY and not run.plan:
+    server = balancer.server(node.server)
+    if server.state is State.READY and not run.plan:
         run.emit(
             Warned(
                 f"{node.name} was put back into rotation by somebody or by a reload of HAProxy; taking it out again"
             )
         )
         balancer.set_state(node.server, State.DRAIN)
+        server = balancer.server(node.server)
+    return server
 
 
 def put_back(run: Run, node: Node) -> str:
@@ -134,8 +136,10 @@ def put_back(run: Run, node: Node) -> str:
     """
     balancer = run.fleet.load_balancer
     balancer.set_state(node.server, State.READY)
+    server = balancer.server(node.server)
 
     def missing() -> str:
+        nonlocal server
         server = balancer.server(node.server)
         return "" if server.serves else str(server)
 
@@ -149,7 +153,7 @@ def put_back(run: Run, node: Node) -> str:
             f"{node.name}: HAProxy does not route to it after {run.settings.ready_timeout:g} s: {what}"
         ),
     )
-    return str(balancer.server(node.server))
+    return str(server)
 
 
 def check_routed(run: Run, node: Node) -> str:
