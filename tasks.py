@@ -318,7 +318,9 @@ def lint_migrations(
         for finding in verdict.findings:
             print(f"{finding.path}: {finding.reason}")
         if verdict.colour == "red":
-            raise Refused("migrations are not checked", next_command="FORCE_MIGRATE=1, once you have read them")
+            raise Refused(
+                "migrations are not checked", next_command="FORCE_MIGRATE=1, once you have read them"
+            )
 
 
 ns = Collection(

@@ -82,10 +82,12 @@ class Run:
         step: str,
         node: str,
         limit: float,
-        every: float,
+        every: float | Callable[[], float],
         failure: Callable[[str], ReleaseError],
     ) -> None:
-        """Look every ``every`` seconds until ``missing`` gives nothing any more; it says what is still missing.
+        """Look until ``missing`` gives nothing any more; it says what is still missing.
+
+        ``every`` is the pause between two looks in seconds, or gives it.
 
         Under ``--plan`` it looks once: what is waited for was not done.
 
@@ -102,7 +104,8 @@ class Run:
                 raise failure(what)
             self.signals.check()
             self.emit(Waiting(step, node, what, elapsed, limit))
-            self.clock.sleep(min(every, limit - elapsed))
+            pause = every() if callable(every) else every
+            self.clock.sleep(min(pause, limit - elapsed))
 
     def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Do the same for several at once; all are finished before the first failure is raised."""

@@ -1,7 +1,6 @@
 """The sandbox's promise: the adapters cannot tell it from real Incus, HAProxy, systemd and Prometheus.
 
-The contract runs on the sandbox with the machine's own programs, on one with stand-ins only, and on a real Incus
-fleet where one is up (python -m lab.incus up; VEZA_LAB_INCUS names it where there are several).
+The contract runs on the sandbox with the machine's own programs, on one with stand-ins only, and on a real Incus fleet.
 """
 
 from __future__ import annotations
@@ -105,13 +104,10 @@ class Subject:
         return digest
 
 
-def raise_lab(kind: str, repository: Path) -> sandbox.Fleet | lab.incus.Fleet:
+def raise_lab(kind: str, repository: Path, request: pytest.FixtureRequest) -> sandbox.Fleet | lab.incus.Fleet:
     if kind == "incus":
-        name = os.environ.get("VEZA_LAB_INCUS")
-        found = [fleet for fleet in lab.incus.fleets() if name in (None, fleet.name)]
-        if not found:
-            pytest.skip("no Incus fleet is up (python -m lab.incus up, as root)")
-        return found[0]
+        real: lab.incus.Fleet = request.getfixturevalue("raised")
+        return real
     stand_ins = sandbox.STAND_INS if kind == "stand-ins" else ()
     return sandbox.up(kind, stand_ins=stand_ins, repository=repository, say=lambda _: None)
 
@@ -132,7 +128,7 @@ def remove_sandboxes(repository: Path) -> None:
 def connected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     repository = tmp_path_factory.mktemp("lab")
     try:
-        raised = raise_lab(request.param, repository)
+        raised = raise_lab(request.param, repository, request)
         settings = settings_module.load(file=raised.fleet_file, environ={}, flags={}).settings
         with contextlib.closing(Fleet(settings, emit=lambda _: None)) as fleet:
             yield Subject(raised, fleet, settings)

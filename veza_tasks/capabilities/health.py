@@ -6,6 +6,7 @@ tells within milliseconds what sixty health polls would take a minute to find.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from veza_tasks.adapters.host import Reply, ensure
@@ -13,8 +14,10 @@ from veza_tasks.adapters.node import Health, Node, Unit
 from veza_tasks.errors import HealthCheckFailed
 from veza_tasks.run import Run
 
-POLL = 0.05
-"""Seconds between two looks at a node that is starting."""
+STARTING, SETTLING = 0.02, 0.1
+"""Seconds between two looks at a node that is starting, and at one that answers and is watched for a while."""
+WATCHED = 0.25
+"""Seconds between two looks at what else must stay true meanwhile."""
 OK = 200
 
 
@@ -39,11 +42,11 @@ def restart(run: Run, node: Node, before: Unit) -> None:
 
 
 def wait_until_healthy(
-    run: Run, node: Node, *, each_look: Callable[[], None], once_healthy: Callable[[], None]
+    run: Run, node: Node, *, meanwhile: Callable[[], None], once_healthy: Callable[[], None]
 ) -> str:
     """Wait for 200 within ``HEALTH_TIMEOUT``, then ``HEALTH_SETTLE`` with the main process unchanged.
 
-    ``each_look`` is called with every look: what else must stay true meanwhile. ``once_healthy`` is called at the first 200,
+    ``meanwhile`` is called every now and then: what else must stay true. ``once_healthy`` is called at the first 200,
     so that what it verifies costs no time of its own. Both end the wait by raising. Gives the outcome in words.
 
     Raises:
@@ -56,10 +59,13 @@ def wait_until_healthy(
     settled_at: float | None = None
     began = run.clock.monotonic()
     served_after = 0.0
+    watched_at = -math.inf
 
     def missing() -> str:
-        nonlocal alive, settled_at, served_after
-        each_look()
+        nonlocal alive, settled_at, served_after, watched_at
+        if run.clock.monotonic() - watched_at >= WATCHED:
+            meanwhile()
+            watched_at = run.clock.monotonic()
         health = node.health()
         unit = health.unit
         died = unit.restarts > restarts or (alive is not None and unit.main_pid != alive.main_pid)
@@ -78,12 +84,15 @@ def wait_until_healthy(
             now = run.clock.monotonic()
         return "" if now >= settled_at else "200; watching that the process stays"
 
+    def pause() -> float:
+        return STARTING if settled_at is None else max(0.0, min(SETTLING, settled_at - run.clock.monotonic()))
+
     run.until(
         missing,
         step="health",
         node=node.name,
         limit=settings.health_timeout + settings.health_settle,
-        every=POLL,
+        every=pause,
         failure=lambda what: _failed(
             node, f"no 200 from {node.health_url} within {settings.health_timeout:g} s: {what}"
         ),

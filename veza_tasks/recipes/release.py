@@ -116,7 +116,7 @@ def check_health(
     with run.step("health", node.name) as done:
         if restarted and run.plan:
             return
-        done(health.wait_until_healthy(run, node, each_look=stay_out, once_healthy=check_executable))
+        done(health.wait_until_healthy(run, node, meanwhile=stay_out, once_healthy=check_executable))
 
 
 def ready(run: Run, node: Node) -> float:
