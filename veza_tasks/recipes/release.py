@@ -253,12 +253,11 @@ def check_others_serve(run: Run, batch: Sequence[Node]) -> None:
     Raises:
         NotRouted: another node is out.
     """
-    servers = run.fleet.load_balancer.pool().servers
-    serving = {node.name for node in run.fleet.released_to if servers[node.server].serves}
+    serving = {name for name, server in run.fleet.load_balancer.pool().servers.items() if server.serves}
     others_out = [
-        node.name for node in run.fleet.released_to if node.name not in serving and node not in batch
+        node.name for node in run.fleet.released_to if node.server not in serving and node not in batch
     ]
-    if others_out and any(node.name in serving for node in batch) and not run.only_imagined:
+    if others_out and any(node.server in serving for node in batch) and not run.only_imagined:
         raise NotRouted(f"{', '.join(others_out)} does not serve: no further node is taken out")
 
 
@@ -427,13 +426,13 @@ def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
                 said,
                 state=f"{node.name} runs what it ran before and is as it was. No other node was touched.",
                 next_command=_next_command(cause, "the same command again"),
-            ) from cause
+            ) from cause.__cause__
         with run.step("rollback", node.name) as done:
             restore(run, node, good, drain_timeout=ROLLBACK_DRAIN)
             done(f"{node.name} is back on {good}")
-    except (StepFailed, KeyError) as failed:
+    except StepFailed as failed:
         raise RollbackFailed(
-            f"{said}\nand {good} could not be brought back: {failed}",
+            f"{good} could not be brought back: {failed}",
             state=f"{node.name} is left as it is, out of rotation as far as HAProxy could be told. No peer was touched.",
             next_command=f"inv status; then inv rollback-all, or by hand on {node.name}",
         ) from cause
