@@ -560,7 +560,7 @@ class MemoryHost:
                 if self.world.restart(machine):
                     return Reply(0)
                 return Reply(1, err="Job for veza-backend-api.service failed")
-            case 'sha256sum <"$1"', [path]:
+            case _, [path] if script == f'{scripts.HASH}\nsha256 <"$1"':
                 file = self._at(machine, path)
                 return Reply(0, f"{file.digest}  -\n") if file else Reply(1, err=f"{path}: No such file")
             case scripts.COPY, [folder, name, path]:

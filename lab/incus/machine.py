@@ -40,7 +40,18 @@ _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Debian 12 on every machine: its systemd still runs where there is only cgroup v1.
 _SUITE = "bookworm"
 _MIRROR = "http://deb.debian.org/debian"
-_PACKAGES = ("systemd", "systemd-sysv", "dbus", "iproute2", "procps", "curl", "socat", "python3", "haproxy")
+_PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "iproute2",
+    "procps",
+    "curl",
+    "ca-certificates",
+    "socat",
+    "python3",
+    "haproxy",
+)
 _HOOKS = (
     # A service is enabled when a container gets its role; timers would only disturb measurements.
     'cd "$1"/etc/systemd/system && rm -f multi-user.target.wants/haproxy.service timers.target.wants/*',
