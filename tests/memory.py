@@ -26,7 +26,7 @@ import tasks
 from veza_tasks.adapters import haproxy
 from veza_tasks.adapters import node as scripts
 from veza_tasks.adapters.host import Command, Held, Host, Progress, Reply
-from veza_tasks.adapters.prometheus import NoData, Prometheus, Row, Sample
+from veza_tasks.adapters.prometheus import EMPTY, NoData, Prometheus, Row, Sample
 from veza_tasks.capabilities.rotation import DRAINED
 from veza_tasks.errors import Abandoned, Interrupted, OutcomeUnknown, ReleaseError, StepFailed, Unreachable
 from veza_tasks.events import Event
@@ -649,7 +649,7 @@ class MemoryPrometheus(Prometheus):
             now = self.world.time
             seen = [entry for entry in machine.scraped if now - entry[0] <= seconds]
             if promql.startswith("time() - max(timestamp("):
-                return Sample(now - machine.scraped[-1][0]) if machine.scraped else NoData("no series")
+                return Sample(now - machine.scraped[-1][0]) if machine.scraped else NoData(EMPTY)
             if promql.startswith("max(count_over_time("):
                 return Sample(len(seen))
             if promql.startswith("sum(increase("):

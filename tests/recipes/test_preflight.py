@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.memory import INSTALLED, PREVIOUS, Behaviour, Ending, File, MemoryFleet, digest_of, elf, ending
-from veza_tasks.adapters.prometheus import NoData
+from veza_tasks.adapters.prometheus import EMPTY, NoData
 from veza_tasks.errors import ConfigError
 from veza_tasks.events import Checked, Colour
 from veza_tasks.recipes.preflight import NEVER_ACCEPTED, ROWS, accepted, preflight
@@ -129,6 +129,17 @@ def just_started(fleet: MemoryFleet) -> None:
     fleet.world.advance(2)
 
 
+def just_started_and_not_scraped(fleet: MemoryFleet) -> None:
+    just_started(fleet)
+    for machine in fleet.world.machines.values():
+        machine.scraped.clear()
+
+
+def long_up_and_never_scraped(fleet: MemoryFleet) -> None:
+    fleet.world.advance(120)
+    fleet.world.prometheus = lambda _: NoData(EMPTY)
+
+
 def mark_game_day(fleet: MemoryFleet) -> None:
     fleet.world.config["haproxy"]["user.veza-tasks.game-day"] = "chaos until noon"
 
@@ -160,6 +171,9 @@ def mark_game_day(fleet: MemoryFleet) -> None:
         (no_prometheus, "sli-now", RED, "connection refused"),
         (just_started, "sli-data", YELLOW, "of 4 scrapes"),
         (just_started, "sli-now", YELLOW, "cannot tell yet"),
+        (just_started_and_not_scraped, "sli-data", YELLOW, "no series"),
+        (just_started_and_not_scraped, "sli-now", YELLOW, "cannot tell yet"),
+        (long_up_and_never_scraped, "sli-data", RED, "no series"),
         (errors_now, "sli-now", RED, "error rate 0.1"),
         (mark_game_day, "game-day", RED, "chaos until noon"),
     ],

@@ -38,6 +38,10 @@ Row = tuple[Mapping[str, str], float]
 """A series' labels and its value, which may be NaN or infinite."""
 
 
+EMPTY = "no series (an empty vector)"
+"""The reason where Prometheus answered, and knows nothing of what was asked."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One finite number."""
@@ -91,7 +95,7 @@ class Prometheus:
         if isinstance(rows, NoData):
             return rows
         if len(rows) != 1:
-            return NoData(f"{len(rows)} series instead of one" if rows else "no series (an empty vector)")
+            return NoData(f"{len(rows)} series instead of one" if rows else EMPTY)
         [(_, value)] = rows
         return Sample(value) if math.isfinite(value) else NoData(f"the value is {value}")
 

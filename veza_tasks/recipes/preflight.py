@@ -12,7 +12,7 @@ from veza_tasks import migrations
 from veza_tasks.adapters.haproxy import Pool, State
 from veza_tasks.adapters.incus import Instance
 from veza_tasks.adapters.node import PREVIOUS, Binaries, Node
-from veza_tasks.adapters.prometheus import NoData
+from veza_tasks.adapters.prometheus import EMPTY, NoData
 from veza_tasks.capabilities import gate
 from veza_tasks.capabilities.artifact import Artifact, Release, read_artifact
 from veza_tasks.capabilities.rotation import DRAINED, explain, others_serving
@@ -388,13 +388,19 @@ def _look_at_slis(
     uptime = seen[baseline.name].uptime if baseline.name in seen else None
     probes: list[gate.Probe] = []
 
+    def unscraped() -> bool:
+        """Whether the process has just started and Prometheus has not come by yet: no reason to refuse a second try."""
+        first = probes[0].asked[0].answer
+        just_started = uptime is not None and uptime < settings.prom_max_age
+        return just_started and isinstance(first, NoData) and first.reason == EMPTY
+
     def data() -> Row:
         probes.append(gate.probe(run.fleet.prometheus, settings, baseline.name, came_back=uptime or math.inf))
         probe = probes[0]
         asked = gate.queries(settings, baseline.name, came_back=uptime or math.inf)
         shown = f"p95: {asked.p95}\nerror rate: {asked.error_rate}"
         if probe.verdict is gate.Verdict.NO_DATA:
-            return Colour.RED, f"{baseline.name}: {probe.detail}\n{shown}"
+            return (Colour.YELLOW if unscraped() else Colour.RED), f"{baseline.name}: {probe.detail}\n{shown}"
         if probe.verdict is gate.Verdict.WAITING:
             # A process that has just started may not have been asked yet; one that has not is no judge of a canary.
             settled = uptime is None or uptime >= settings.sli_range
@@ -413,7 +419,7 @@ def _look_at_slis(
         probe = probes[0]
         if probe.verdict in (gate.Verdict.GREEN, gate.Verdict.RED):
             return Colour(probe.verdict.value), f"{baseline.name}: {probe.detail}"
-        if probe.verdict is gate.Verdict.NO_DATA:
+        if probe.verdict is gate.Verdict.NO_DATA and not unscraped():
             return Colour.RED, f"{baseline.name}: {probe.detail}"
         return Colour.YELLOW, f"{baseline.name}: cannot tell yet: {probe.detail}"
 
