@@ -217,9 +217,10 @@ class LoadBalancer:
             rows = {row.get("svname", ""): row for row in _csv(begins + stats)}
         except csv.Error as error:
             raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
+        by_name = _states(states)
         return Pool(
             algorithm=rows.pop("BACKEND", {}).get("algo", ""),
-            servers={name: self._server(name, row, _states(states)) for name, row in rows.items()},
+            servers={name: self._server(name, row, by_name) for name, row in rows.items()},
         )
 
 

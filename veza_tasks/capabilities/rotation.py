@@ -100,13 +100,9 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
             every=POLL,
             failure=lambda what: DrainTimeout(f"{node.name} still serves after {timeout:g} s: {what}"),
         )
-    except DrainTimeout as late:
-        if policy == "close":
-            return _close(run, node, late)
-        if was_serving:
-            _undo(run, node)
-        raise
-    except Interrupted:
+    except (DrainTimeout, Interrupted) as stop:
+        if isinstance(stop, DrainTimeout) and policy == "close":
+            return _close(run, node, stop)
         if was_serving:
             _undo(run, node)
         raise
@@ -136,12 +132,13 @@ def put_back(run: Run, node: Node) -> str:
     """
     balancer = run.fleet.load_balancer
     balancer.set_state(node.server, State.READY)
-    server = balancer.server(node.server)
+    seen = ""
 
     def missing() -> str:
-        nonlocal server
+        nonlocal seen
         server = balancer.server(node.server)
-        return "" if server.serves else str(server)
+        seen = str(server)
+        return "" if server.serves else seen
 
     run.until(
         missing,
@@ -153,7 +150,7 @@ def put_back(run: Run, node: Node) -> str:
             f"{node.name}: HAProxy does not route to it after {run.settings.ready_timeout:g} s: {what}"
         ),
     )
-    return str(server)
+    return seen
 
 
 def check_routed(run: Run, node: Node) -> str:
