@@ -381,13 +381,17 @@ def _run(
 
         from veza_tasks.clock import SystemClock
         from veza_tasks.fleet import Fleet
-        from veza_tasks.recipes.preflight import accepted
         from veza_tasks.run import Run, new_run_id, operator
         from veza_tasks.signals import Signals
 
         clock = SystemClock()
-        allowed = accepted(accept or [], reason)
+        allowed: Mapping[str, str] = {}
+        if accept:
+            from veza_tasks.recipes.preflight import accepted
+
+            allowed = accepted(accept, reason)
         reached = Fleet(settings, emit=screen, plan=plan)
+        reached.open_ahead()
         try:
             with Signals(screen) as signals:
                 yield Run(

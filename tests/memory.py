@@ -500,6 +500,9 @@ class MemoryHost:
             return Reply(1, err="socat: No such file or directory")
         return Reply(0, "".join(self.world.prompt(part) for part in command.split(";")))
 
+    def open_ahead(self, programs: Sequence[Held]) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
@@ -808,6 +811,9 @@ class FaultyHost:
 
         what = _SCRIPTS.get(argv[2], argv[4]) if argv[0] == "sh" else " ".join(argv[:2])
         return self._faults.call(held.where, what, make, changes=bool(effect), odd=_odd, timeout=timeout)
+
+    def open_ahead(self, programs: Sequence[Held]) -> None:
+        pass
 
     def close(self) -> None:
         self._host.close()

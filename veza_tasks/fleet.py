@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from veza_tasks.adapters.haproxy import LoadBalancer, get_over_http
 from veza_tasks.adapters.host import GuardedHost, Host
 from veza_tasks.adapters.incus import Incus
 from veza_tasks.adapters.node import Node
-from veza_tasks.adapters.prometheus import Prometheus
 from veza_tasks.events import Emit
 from veza_tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from veza_tasks.adapters.prometheus import Prometheus
 
 Connect = Callable[[str, Settings], Host]
 """Gives the host of this name; nothing is sent before it is first used."""
@@ -32,6 +35,8 @@ def connect_to_prometheus(settings: Settings) -> Prometheus:
     Raises:
         ConfigError: the URL or a credentials file cannot be used.
     """
+    from veza_tasks.adapters.prometheus import Prometheus
+
     return Prometheus(
         settings.prom_url,
         timeout=settings.prom_timeout,
@@ -114,6 +119,13 @@ class Fleet:
     @cached_property
     def prometheus(self) -> Prometheus:
         return self._prometheus(self._settings)
+
+    def open_ahead(self) -> None:
+        """Connect to all hosts in the background: what a release speaks to is ready when it is needed."""
+        balancer = self.load_balancer
+        for incus in self.incus.values():
+            instances = [node.name for node in self.released_to if node.incus is incus]
+            incus.open_ahead([balancer.instance] * (balancer.incus is incus) + instances)
 
     def close(self) -> None:
         for host in self.hosts.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import pytest
@@ -45,6 +45,9 @@ class Answering:
 
     def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
         return self._next()
+
+    def open_ahead(self, programs: Sequence[Held]) -> None:
+        pass
 
     def close(self) -> None:
         pass

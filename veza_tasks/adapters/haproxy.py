@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntFlag, StrEnum
 
-import requests
-
 from veza_tasks.adapters.host import Reply, ensure
 from veza_tasks.adapters.incus import Incus
 from veza_tasks.errors import FleetError
@@ -79,10 +77,22 @@ class Server:
 
 @dataclass(frozen=True)
 class Pool:
-    """A HAProxy backend and its servers by name."""
+    """A HAProxy backend and its servers by name, as they were at one moment."""
 
+    name: str
     algorithm: str
     servers: Mapping[str, Server]
+
+    def server(self, name: str) -> Server:
+        """One of them.
+
+        Raises:
+            FleetError: the pool has no such server.
+        """
+        try:
+            return self.servers[name]
+        except KeyError:
+            raise FleetError(f"HAProxy's pool {self.name} has no server {name}") from None
 
     @property
     def hashed(self) -> bool:
@@ -99,6 +109,8 @@ class Pool:
 
 def get_over_http(url: str) -> str:
     """GET on a connection of its own; gives the status code, or what went wrong, as text."""
+    import requests  # a tenth of a second, in which the fleet can be connected to
+
     try:
         reply = requests.get(url, timeout=(2.0, 5.0), allow_redirects=False, headers={"Connection": "close"})
     except requests.RequestException as error:
@@ -138,15 +150,8 @@ class LoadBalancer:
         return self._pool(self._ask(self._show).out)
 
     def server(self, name: str) -> Server:
-        """One server of the pool.
-
-        Raises:
-            FleetError: the pool has no such server.
-        """
-        try:
-            return self.pool().servers[name]
-        except KeyError:
-            raise FleetError(f"{self.instance}: pool {self.pool_name} has no server {name}") from None
+        """One server of the pool as it is now. Errors as ``pool`` and ``Pool.server``."""
+        return self.pool().server(name)
 
     def set_state(self, name: str, state: State) -> None:
         """Set a server's administrative state and read it back (runbook steps 2 and 5)."""
@@ -219,6 +224,7 @@ class LoadBalancer:
             raise FleetError(f"{self.instance}: `show stat` did not answer with CSV: {error}") from None
         by_name = _states(states)
         return Pool(
+            name=self.pool_name,
             algorithm=rows.pop("BACKEND", {}).get("algo", ""),
             servers={name: self._server(name, row, by_name) for name, row in rows.items()},
         )

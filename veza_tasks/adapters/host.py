@@ -55,6 +55,10 @@ class Host(Protocol):
 
     name: str
 
+    def open_ahead(self, programs: Sequence[Held]) -> None:
+        """Connect and start these programs in the background; what fails is told by the first call that needs it."""
+        ...
+
     def run(
         self,
         argv: Command,
@@ -96,6 +100,9 @@ class GuardedHost:
         self._emit = emit
         self._plan = plan
         self._closed = False
+
+    def open_ahead(self, programs: Sequence[Held]) -> None:
+        self._host.open_ahead(programs)
 
     def run(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -74,13 +74,11 @@ class Incus:
         self, instance: str, argv: Command, *, effect: str = "", timeout: float | None = None
     ) -> Reply:
         """Run a command in an instance, through a shell that is held open there (one ``incus exec`` costs 45 ms)."""
-        return self.host.shell(
-            self.held(instance, "sh"), argv, effect=effect, timeout=timeout or self._timeout
-        )
+        return self.host.shell(self._shell(instance), argv, effect=effect, timeout=timeout or self._timeout)
 
-    def held(self, instance: str, *argv: str) -> Held:
-        """A program to hold open in an instance."""
-        return Held(instance, tuple(self._exec(instance, argv)))
+    def open_ahead(self, instances: Sequence[str]) -> None:
+        """Open the connection, and the shells in these instances, before they are needed."""
+        self.host.open_ahead([self._shell(instance) for instance in instances])
 
     def send(
         self,
@@ -126,6 +124,9 @@ class Incus:
             raise FleetError(
                 f"{self.host.name}: could not write {MARK}{key} on {instance}: {replies[-1].complaint}"
             )
+
+    def _shell(self, instance: str) -> Held:
+        return Held(instance, tuple(self._exec(instance, ["sh"])))
 
     def _target(self, instance: str) -> str:
         return f"{self._remote}:{instance}"

@@ -15,7 +15,8 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -32,7 +33,7 @@ from paramiko.ssh_exception import (
 )
 
 from veza_tasks.adapters.host import TIMED_OUT, Command, Held, Progress, Reply, quoted
-from veza_tasks.errors import HostKeyRefused, OutcomeUnknown, Unreachable
+from veza_tasks.errors import HostKeyRefused, OutcomeUnknown, ReleaseError, Unreachable
 from veza_tasks.settings import HostSettings
 
 KEEPALIVE = 5
@@ -44,6 +45,10 @@ LINGER = 1.0
 """Seconds of silence after which output that a command's children hold open is no longer waited for."""
 USER_SSH_CONFIG = Path("~/.ssh/config")
 CHUNK = 1 << 18
+AWAKE = 0.05
+"""Seconds after which we look for output anyway: Paramiko loses a wake-up where both outputs of a channel stir at once."""
+OPENED_AHEAD = 6
+"""Programs at most that are started before they are needed: sshd allows ten sessions on a connection (MaxSessions)."""
 BROKEN = (SSHException, OSError, EOFError)
 """What Paramiko raises when a connection or a channel ends under it."""
 
@@ -69,8 +74,28 @@ class SshHost:
         self._ssh_config = ssh_config.expanduser()
         self._margin = margin
         self._connection: Connection | None = None
+        self._ahead: Future[Connection] | None = None
+        self._closed = False
         self._programs: dict[Held, _Program] = {}
         self._lock = threading.RLock()
+
+    def open_ahead(self, programs: Sequence[Held]) -> None:
+        ahead = self._ahead = Future()
+
+        def connect() -> None:
+            try:
+                ahead.set_result(self._connect())
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that first needs the connection
+                ahead.set_exception(error)
+                return
+            for held in programs[:OPENED_AHEAD]:
+                threading.Thread(target=start, args=(held,), daemon=True).start()
+
+        def start(held: Held) -> None:
+            with contextlib.suppress(ReleaseError):
+                self.shell(held, ["true"], timeout=self._connect_timeout)
+
+        threading.Thread(target=connect, daemon=True).start()
 
     def run(
         self,
@@ -107,6 +132,9 @@ class SshHost:
         )
 
     def close(self) -> None:
+        self._closed = True
+        if self._ahead is not None:
+            self._ahead.add_done_callback(_close_opened)
         self._drop()
         with self._lock:
             for program in self._programs.values():
@@ -234,6 +262,11 @@ class SshHost:
 
     def _transport(self) -> paramiko.Transport:
         with self._lock:
+            if self._closed:
+                raise Unreachable(f"{self.name}: the connection was closed by us")
+            if self._ahead is not None:
+                ahead, self._ahead = self._ahead, None
+                self._connection = ahead.result()
             if self._connection is None or not self._connection.is_connected:
                 self._drop()
                 self._connection = self._connect()
@@ -393,10 +426,10 @@ class _Streams:
         return bool(self.channel.closed or self.channel.eof_received)
 
     def receive(self, give_up: float) -> bool:
-        """Wait for output, at most a second; gives whether there may be more."""
+        """Wait for output, for a moment; gives whether there may be more."""
         ended = self.has_ended
         if not ended:
-            self._wait(min(_left(give_up), 1.0))
+            self._wait(min(_left(give_up), AWAKE))
         return self._take() or not ended
 
     def await_last_words(self) -> None:
@@ -531,7 +564,17 @@ def _hops(connection: Connection) -> list[Connection]:
 
 def _close(hops: list[Connection]) -> None:
     for hop in hops:
+        transport = hop.client.get_transport()
+        if transport and isinstance(transport.sock, socket.socket):
+            # Wakes Paramiko's thread, which closing waits for, up to 0.1 s.
+            with contextlib.suppress(OSError):
+                transport.sock.shutdown(socket.SHUT_RDWR)
         hop.client.close()
+
+
+def _close_opened(ahead: Future[Connection]) -> None:
+    if not ahead.exception():
+        _close(_hops(ahead.result()))
 
 
 def _tune(sock: object) -> None:

@@ -56,7 +56,8 @@ def stage(run: Run, nodes: Sequence[Node], release: Release, source: Path) -> st
 
 def is_on(node: Node, release: Release) -> bool:
     """Whether the node has the binary, installed or kept; hashes it."""
-    return node.look().installed == release.digest or node.has_kept(release.digest)
+    seen = node.look()
+    return seen.installed == release.digest or (release.digest in seen.kept and node.has_kept(release.digest))
 
 
 def stage_from_node(run: Run, node: Node, path: str, release: Release) -> None:

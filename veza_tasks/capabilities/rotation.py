@@ -36,15 +36,16 @@ def explain(mark: str) -> str:
         return mark
 
 
-def check_ours(run: Run, node: Node) -> str:
-    """Who of us took the node out, in words; empty where it was not taken out.
+def check_ours(node: Node, server: Server) -> str:
+    """Who of us took the node out, in words; empty where it is in rotation.
 
     Raises:
         Refused: it is out of rotation without our mark: somebody else's decision.
     """
+    if server.state is State.READY:
+        return ""
     marked = drained_by(node)
-    server = run.fleet.load_balancer.server(node.server)
-    if server.state is not State.READY and not marked:
+    if not marked:
         raise Refused(
             f"{node.name} is out of rotation ({server}) and not by us: somebody else's decision, which we leave alone",
             state="Nothing was changed on it.",
@@ -73,18 +74,16 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     timeout = settings.drain_timeout if timeout is None else timeout
     balancer = run.fleet.load_balancer
     pool = balancer.pool()
-    server = pool.servers[node.server] if node.server in pool.servers else balancer.server(node.server)
-    marked = check_ours(run, node)
+    server = pool.server(node.server)
+    marked = check_ours(node, server)
     if server.serves and not others_serving(pool, node) and not run.only_imagined:
         raise Refused(
             f"{node.name} is the last server of {balancer.pool_name} that serves; it is not drained",
             state="Nothing was changed on it.",
             next_command="bring another server up, then the same command again",
         )
-    was_serving = server.state is State.READY
     if not marked:
         node.mark(DRAINED, run.note(why=why))
-    if was_serving:
         balancer.set_state(node.server, State.DRAIN)
 
     def missing() -> str:
@@ -103,10 +102,10 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     except (DrainTimeout, Interrupted) as stop:
         if isinstance(stop, DrainTimeout) and policy == "close":
             return _close(run, node, stop)
-        if was_serving:
+        if not marked:
             _undo(run, node)
         raise
-    return f"0 sessions{'' if was_serving else '; it was out already: ' + marked}"
+    return "0 sessions" + (f"; it was out already: {marked}" if marked else "")
 
 
 def keep_out(run: Run, node: Node) -> Server:
@@ -165,7 +164,7 @@ def check_routed(run: Run, node: Node) -> str:
     balancer = run.fleet.load_balancer
     pool = balancer.pool()
     url = balancer.url + settings.health_path
-    before = balancer.server(node.server).total
+    before = pool.server(node.server).total
     said = ""
 
     def missing() -> str:

@@ -67,7 +67,7 @@ def deploy(run: Run, node: Node, release: Release) -> float:
     runs_it = seen.installed == seen.running == release.digest and seen.unit.is_up
     restarted = False
     if runs_it:
-        rotation.check_ours(run, node)
+        rotation.check_ours(node, run.fleet.load_balancer.server(node.server))
     else:
         drain(run, node, why=f"release of {release}")  # 2. Drain
         restarted = push(run, node, release, seen)  # 3. Push the binary, restart
@@ -231,7 +231,8 @@ def roll(run: Run, release: Release) -> None:
     """
     many = run.settings.max_unavailable
     try:
-        out_first = sorted(run.fleet.peers, key=lambda node: not rotation.drained_by(node))
+        pool = run.fleet.load_balancer.pool()
+        out_first = sorted(run.fleet.peers, key=lambda node: pool.server(node.server).serves)
         for batch in (out_first[at : at + many] for at in range(0, len(out_first), many)):
             run.signals.check()
             with run.signals.shield(
@@ -321,7 +322,7 @@ def restore(run: Run, node: Node, release: Release, *, drain_timeout: float, in_
 def _restore(run: Run, node: Node, release: Release, drain_timeout: float, *, in_place: bool) -> None:
     seen = node.look()
     pool = run.fleet.load_balancer.pool()
-    server = run.fleet.load_balancer.server(node.server)
+    server = pool.server(node.server)
     somebody_elses = server.state is not State.READY and not rotation.drained_by(node)
     if not rotation.others_serving(pool, node) and not in_place:
         run.emit(Warned(f"no other server than {node.name} is up: going back in place, without draining"))

@@ -42,7 +42,7 @@ def ready(run: Run, node: Node) -> None:
         Refused: somebody else took it out.
         NeedsHuman: it is not healthy, or HAProxy does not route to it.
     """
-    check_ours(run, node)
+    check_ours(node, run.fleet.load_balancer.server(node.server))
     try:
         release.check_health(run, node, None, restarted=False)
         release.ready(run, node)
