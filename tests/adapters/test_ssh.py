@@ -778,6 +778,39 @@ def test_eight_threads_share_one_connection_and_get_their_own_answers(host: SshH
     assert len(set(server.sessions()) - before) == 1
 
 
+def test_what_is_opened_ahead_is_what_is_used(host: SshHost, server: Sshd) -> None:
+    before = set(server.sessions())
+    host.open_ahead([SH])
+    shell = int(host.shell(SH, PARENTS_PARENT, timeout=5).out)
+    assert say_hello(host) == "hello\n"
+    assert int(host.shell(SH, PARENTS_PARENT, timeout=5).out) == shell
+    assert len(set(server.sessions()) - before) == 1
+
+
+def test_what_fails_ahead_of_time_is_told_once_to_whoever_needs_it(connect: Connect, black_hole: int) -> None:
+    host = connect(black_hole, connect_timeout=1)
+    host.open_ahead([SH])
+    with lasting(at_most=1.9), pytest.raises(Unreachable, match="no answer within 1 s"):
+        say_hello(host)
+
+
+def test_an_unknown_host_key_met_ahead_of_time_is_refused(connect: Connect, server: Sshd) -> None:
+    connect.known_hosts.write_text("")
+    host = connect(server.port)
+    host.open_ahead([SH])
+    with pytest.raises(HostKeyRefused, match="is unknown"):
+        say_hello(host)
+
+
+def test_a_connection_opened_ahead_and_never_used_is_closed(host: SshHost, server: Sshd) -> None:
+    before = set(server.sessions())
+    host.open_ahead([SH])
+    host.close()
+    with pytest.raises(Unreachable, match="closed by us"):
+        say_hello(host)
+    wait_until(lambda: set(server.sessions()) <= before)
+
+
 CUT_CABLE = """
 import subprocess, sys, threading, time
 from pathlib import Path
