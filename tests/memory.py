@@ -779,10 +779,11 @@ _SCRIPTS = {value: name for name, value in vars(scripts).items() if isinstance(v
 
 
 class FaultyHost:
-    """A host whose calls go through ``Faults``."""
+    """A host whose calls go through ``Faults``, named alike whatever the Incus ``client`` and the project are called."""
 
-    def __init__(self, host: Host, faults: Faults) -> None:
+    def __init__(self, host: Host, faults: Faults, *, client: Sequence[str] = ("incus",)) -> None:
         self.name = host.name
+        self._client = client
         self._host = host
         self._faults = faults
 
@@ -801,8 +802,8 @@ class FaultyHost:
                 argv, into=into, stdin=stdin, effect=effect, timeout=timeout, progress=progress
             )
 
-        words = _client(argv)
-        what = " ".join(words[:2] if words[0] == "exec" else [*words[:3], *words[3:4]]).partition("=")[0]
+        words = argv[len(self._client) :]
+        what = " ".join(words[:2] if words[0] == "exec" else words[:4]).partition("=")[0]
         return self._faults.call(self.name, what, make, changes=bool(effect), odd=_odd, timeout=timeout)
 
     def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:

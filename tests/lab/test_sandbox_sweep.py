@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import BinaryIO
 
 import pytest
 
@@ -25,10 +24,10 @@ from lab.acceptance import serves
 from lab.incus.host import wait_until
 from lab.load import Load
 from lab.sandbox.fleet import UNIT
-from tests.memory import Call, Ending, Fault, Faults, FaultyHost, World, _no_answer, _odd, ending
+from tests.memory import Call, Ending, Fault, Faults, FaultyHost, World, _no_answer, ending
 from veza_tasks import settings as settings_module
 from veza_tasks.adapters.haproxy import get_over_http
-from veza_tasks.adapters.host import Command, Host, Progress, Reply
+from veza_tasks.adapters.host import Host
 from veza_tasks.capabilities.install import PROVEN
 from veza_tasks.capabilities.rotation import DRAINED
 from veza_tasks.clock import SystemClock
@@ -46,33 +45,6 @@ FLEETS = 3
 REQUESTS = "veza_gin_http_request_duration_seconds_count"
 NOWHERE = World([])
 """Only a call that hangs would take its time from there."""
-
-
-class SandboxHost(FaultyHost):
-    """Names calls as the in-memory fleet does, whatever the Incus client and the project are called."""
-
-    def __init__(self, host: Host, faults: Faults, *, client: Sequence[str]) -> None:
-        super().__init__(host, faults)
-        self._client = client
-
-    def run(
-        self,
-        argv: Command,
-        *,
-        into: Command = (),
-        stdin: BinaryIO | None = None,
-        effect: str = "",
-        timeout: float,
-        progress: Progress | None = None,
-    ) -> Reply:
-        def make() -> Reply:
-            return self._host.run(
-                argv, into=into, stdin=stdin, effect=effect, timeout=timeout, progress=progress
-            )
-
-        words = argv[len(self._client) :]
-        what = " ".join(words[:2] if words[0] == "exec" else words[:4]).partition("=")[0]
-        return self._faults.call(self.name, what, make, changes=bool(effect), odd=_odd, timeout=timeout)
 
 
 @dataclass(frozen=True)
@@ -117,7 +89,7 @@ class Sweep:
 
         def connect(name: str, settings: Settings) -> Host:
             client = settings.hosts[name].incus_command
-            return SandboxHost(connect_with_ssh(name, settings), faults, client=client)
+            return FaultyHost(connect_with_ssh(name, settings), faults, client=client)
 
         def get(url: str) -> str:
             return faults.call("client", "GET", lambda: get_over_http(url), odd=_no_answer, timeout=5.0)
