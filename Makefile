@@ -23,7 +23,7 @@ test: lint $(DEVELOPER) ## everything: lint, types, all tests, real canaries on 
 
 .PHONY: test-fast
 test-fast: $(DEVELOPER) ## unit and property tests (one minute)
-	$(BIN)/python -m pytest -q -n 2 -m "not sandbox and not incus" --ignore=tests/lab --ignore=tests/adapters/test_ssh.py tests
+	$(BIN)/python -m pytest -q -n 2 -m "not sandbox and not incus and not registry and not postgres" --ignore=tests/lab --ignore=tests/adapters/test_ssh.py tests
 
 .PHONY: lint
 lint: $(DEVELOPER) ## ruff and strict types

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from veza_tasks.screen import Screen
     from veza_tasks.settings import Loaded
 
+# Pydantic would look through every installed package for plugins, which takes as long as a step; we have none.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 HELP = {
     "fleet": "the file that names the fleet and sets the knobs (default: fabfile.yaml beside tasks.py, or $FLEET)",
     "plan": "look at the real fleet and print each change instead of making it",
@@ -55,7 +58,13 @@ HELP = {
     "json": "machine-readable output",
     "base": "compare with this git revision, such as the last release's tag (default origin/main)",
     "staged": "look at the index alone, as a pre-commit hook does",
-    "path": "folder of migrations in this git repository; repeatable (default migrations)",
+    "path": "a migration or a folder of them, linted as it stands; with --base or --staged, what git has for new of it; "
+    "repeatable (default: what is new in MIGRATIONS_DIR)",
+    "tool": "the migration tool: goose, dbmate, sql-migrate, golang-migrate, sqlx, flyway, plain (default auto)",
+    "application_role": "the backend's database role: what is revoked from others is no break",
+    "strict": "take warnings for errors",
+    "format": "text, json, github or sarif (default text)",
+    "explain": "say why a rule is there and what to do instead; lint nothing",
 }
 
 
@@ -116,7 +125,7 @@ def drain(
     drain_policy: str = "",
     fleet: str = "",
 ) -> None:
-    """Take a node out of rotation and wait until it serves nothing (step 2)."""
+    """Take a node out of rotation and wait until idle (step 2)."""
     with _run(
         c, fleet, plan=plan, knobs=_given(drain_timeout=drain_timeout, drain_policy=drain_policy)
     ) as run:
@@ -127,7 +136,7 @@ def drain(
 
 @_task("node", "plan")
 def ready(c: Context, node: str, plan: bool = False, fleet: str = "") -> None:
-    """Put a node that we took out back into rotation, once it is healthy (steps 4 to 6)."""
+    """Put a drained node back, once it is healthy (steps 4 to 6)."""
     with _run(c, fleet, plan=plan) as run:
         from veza_tasks.recipes.single import ready
 
@@ -138,7 +147,7 @@ def ready(c: Context, node: str, plan: bool = False, fleet: str = "") -> None:
 def push(
     c: Context, node: str, artifact: str = "", sha256: str = "", plan: bool = False, fleet: str = ""
 ) -> None:
-    """Install a binary on a drained node, restart, and wait until it is healthy (steps 3 and 4)."""
+    """Install a binary on a drained node, restart (steps 3, 4)."""
     with _run(c, fleet, plan=plan, knobs=_given(artifact=artifact)) as run:
         from veza_tasks.recipes.single import push
 
@@ -182,7 +191,10 @@ def canary(
     plan: bool = False,
     fleet: str = "",
 ) -> None:
-    """Release a binary: canary, SLI window, peers; rolls the canary back by itself (steps 1 to 8)."""
+    """Release a binary: canary, SLI window, peers (steps 1 to 8).
+
+    Rolls the canary back by itself when anything turns red.
+    """
     knobs = _given(
         artifact=artifact,
         rollback_binary=rollback_binary,
@@ -248,7 +260,7 @@ def rollback_all(
     plan: bool = False,
     fleet: str = "",
 ) -> None:
-    """Bring every node back to its last known good binary (manual full rollback)."""
+    """Bring every node back to its last known good binary."""
     with _run(c, fleet, plan=plan, knobs=_given(rollback_binary=rollback_binary)) as run:
         from veza_tasks.recipes.rollback import rollback_all, ways
 
@@ -293,33 +305,68 @@ def config(c: Context, json: bool = False, fleet: str = "") -> None:
                 print(f"{name:{width}}  {_plain(value)}  ({source})")
 
 
-@_task("path", "base", "staged", iterable=("path",))
+@_task(
+    "path",
+    "base",
+    "staged",
+    "tool",
+    "application_role",
+    "strict",
+    "format",
+    "explain",
+    iterable=("path",),
+)
 def lint_migrations(
-    c: Context, path: list[str] | None = None, base: str = "", staged: bool = False, fleet: str = ""
+    c: Context,
+    path: list[str] | None = None,
+    base: str = "",
+    staged: bool = False,
+    tool: str = "",
+    application_role: str = "",
+    strict: bool = False,
+    format: str = "text",
+    explain: str = "",
+    fleet: str = "",
 ) -> None:
-    """Refuse schema migrations that nobody has checked (step 1); also a pre-commit hook."""
+    """Refuse migrations that the old binary cannot bear (step 1)."""
     with _exit_codes(None):
-        from veza_tasks import migrations
+        from veza_tasks.migrations import CannotTell, command, report
 
-        settings = _load(
-            c, fleet, require_fleet=False, knobs=_given(migrations_dir=path, migrations_base=base)
-        ).settings
         try:
-            verdict = migrations.check(
-                [str(folder) for folder in settings.migrations_dir] or ["none"],
-                base=settings.migrations_base,
-                staged=staged,
-                cwd=Path.cwd(),
-                forced=settings.force_migrate,
+            if format not in report.FORMATS:
+                raise CannotTell(f"--format is {format!r}; wanted {', '.join(report.FORMATS)}")
+            if explain:
+                command.write(sys.stdout, command.explain(explain))
+                return
+            from veza_tasks.settings import lint_choices
+
+            knobs = _given(
+                migrations_base=base,
+                migrations_tool=tool,
+                migrations_role=application_role,
+                migrations_strict=strict,
             )
-        except migrations.CannotTell as error:
+            settings = _load(c, fleet, require_fleet=False, knobs=knobs).settings
+            verdict = command.judge(
+                path or [],
+                directories=[str(folder) for folder in settings.migrations_dir],
+                base=settings.migrations_base,
+                against_git=bool(base or staged),
+                staged=staged,
+                forced=settings.force_migrate,
+                choices=lint_choices(settings),
+            )
+        except CannotTell as error:
+            if format in report.FORMATS:
+                command.write(sys.stdout, report.render_trouble(error, format))
             raise ConfigError([str(error)], next_command="inv --help lint-migrations") from None
-        print(verdict.summary)
-        for finding in verdict.findings:
-            print(f"{finding.path}: {finding.reason}")
+        colour = command.in_colour(sys.stdout, os.environ)
+        command.write(sys.stdout, report.render(verdict, format, colour=colour))
         if verdict.colour == "red":
             raise Refused(
-                "migrations are not checked", next_command="FORCE_MIGRATE=1, once you have read them"
+                "the running binary cannot live with these migrations",
+                state="Nothing was changed.",
+                next_command="inv lint-migrations --explain RULE; or FORCE_MIGRATE=1, once you have read them",
             )
 
 

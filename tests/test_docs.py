@@ -58,7 +58,9 @@ def typed() -> Iterator[str]:
     for document in DOCUMENTS:
         text = (ROOT / document).read_text()
         shown = "\n".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
-        spans = code(text) + [re.search(r"entry: \S*(inv .*?)}", hook)[1] for hook in blocks(text, "yaml")]  # type: ignore[index]
+        spans = code(text) + [
+            found for hook in blocks(text, "yaml") for found in re.findall(r"entry: \S*(inv .*?)}", hook)
+        ]
         for line in [*shown, *spans]:
             command, _, comment = line.partition(" # ")
             for part in (command.split(" | ")[0], *re.split(r"[;:] ", comment)):

@@ -54,8 +54,11 @@ def test_imports_point_down(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "migrations" in path.parts], ids=name_of)
 def test_the_linter_is_a_house_of_its_own(path: Path) -> None:
+    """And for a commit hook: it needs no more than sqlparse, and a YAML parser where a fabfile.yaml speaks of it."""
     ours = {name for name in imports(path) if name.startswith("veza_tasks.")}
     assert all(name.startswith("veza_tasks.migrations") for name in ours)
+    others = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names) - {"veza_tasks"}
+    assert others <= ({"yaml"} if path.stem == "configuration" else {"sqlparse"})
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from veza_tasks.errors import ConfigError
+from veza_tasks.migrations import CannotTell, configuration
 
 RUNNING = "running"
 """``ROLLBACK_BINARY=running``: go back to what the node ran when the run began."""
@@ -206,6 +207,14 @@ Command = Annotated[
     BeforeValidator(_command),
     Wanted("command", "a list of words, or text quoted as in a shell"),
 ]
+MigrationTool = Annotated[
+    str, BeforeValidator(configuration.tool), Wanted("tool", configuration.wanted("migrations_tool"))
+]
+LintLevels = Annotated[
+    tuple[str, ...],
+    BeforeValidator(configuration.levels),
+    Wanted("levels", configuration.wanted("migrations_rules")),
+]
 Scope = Annotated[Literal["canary", "service"], Wanted("canary or service", "canary or service")]
 DrainPolicy = Annotated[Literal["abort", "close"], Wanted("abort or close", "abort or close")]
 
@@ -343,6 +352,14 @@ class Settings(Table):
         (Path("migrations"),), "folders of schema migrations in the current git repository, or none"
     )
     migrations_base: Revision = _knob("origin/main", "migrations that this git revision lacks are new")
+    migrations_tool: MigrationTool = _knob(
+        "auto", "the tool that runs them, if not to be told by names and markers; inv --help lint-migrations"
+    )
+    migrations_role: OptionalText = _knob(
+        None, "the backend's database role: rights of others may be revoked"
+    )
+    migrations_rules: LintLevels = _knob((), "levels of single rules, RULE=error, RULE=warning or RULE=off")
+    migrations_strict: Switch = _knob(False, "take the linter's warnings for errors")
 
     ssh_config: FilePath = _knob(Path("~/.ssh/config"), "OpenSSH client configuration for the hosts")
     connect_timeout: Duration = _knob(10.0, "deadline of opening an SSH connection", unit="s")
@@ -397,6 +414,16 @@ class Settings(Table):
             sli_selector=own.sli_selector,
             unit=self.unit,
         )
+
+
+def lint_choices(settings: Settings) -> configuration.Choices:
+    """The linter's share of the settings."""
+    return configuration.Choices(
+        tool=settings.migrations_tool,
+        role=settings.migrations_role or "",
+        rules=settings.migrations_rules,
+        strict=settings.migrations_strict,
+    )
 
 
 _SECTIONS: Mapping[str, type[Table]] = {
@@ -470,6 +497,7 @@ def load(
         raise ConfigError([f"The current directory cannot be read: {error.strerror}."]) from error
     if file is not None:
         given.read_file(file)
+    given.read_project()
     given.read_environment(environ)
     given.read_flags(flags)
     settings = given.validate()
@@ -515,6 +543,17 @@ class _Given:
         if self.problems and not self.tree:
             # Nothing could be made of the file, so do not go on about what it lacks.
             self.wrong |= {(section,) for section in _SECTIONS}
+
+    def read_project(self) -> None:
+        """The linter's table in the ``pyproject.toml`` around the current directory; the fleet's file beats it."""
+        try:
+            path, table = configuration.pyproject()
+        except CannotTell as error:
+            self.problems.append(str(error))
+            return
+        for name, value in table.items():
+            if name not in self.tree:
+                self.put(name, value, path)
 
     def read_environment(self, environ: Mapping[str, str]) -> None:
         known = {name.upper(): (name, info) for name, info in _knob_fields().items()}
@@ -765,6 +804,8 @@ def _wrong_names(s: Settings) -> Iterator[Conflict]:
         for knob, names in (("canary_node", [s.canary_node]), ("peer_nodes", s.peer_nodes)):
             for name in dict.fromkeys(names):
                 yield from _wrong_member(s, knob, name)
+    for what in configuration.unknown_rules(s.migrations_rules):
+        yield f"migrations_rules has {what}", "migrations_rules"
     if s.canary_node in s.peer_nodes:
         yield f"peer_nodes has {s.canary_node!r}, which is the canary_node.", "peer_nodes", "canary_node"
     for name in dict.fromkeys(name for name in s.peer_nodes if s.peer_nodes.count(name) > 1):

@@ -1,4 +1,4 @@
-"""The git side of runbook step 1, each case in a real repository."""
+"""What is new since the last release, and what the verdict on it is: each case in a real repository."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import re
 import shlex
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import veza_tasks
-from veza_tasks.migrations import CannotTell, Verdict, check
+from veza_tasks.migrations import CannotTell, Choices, Verdict, check
+from veza_tasks.migrations.report import one_line
+from veza_tasks.migrations.trouble import printable
+
+BREAKS = "ALTER TABLE users DROP COLUMN email;\n"
+HARMLESS = "ALTER TABLE users ADD COLUMN mood text;\n"
 
 HOSTILE_NAMES = [
     b"002 two words.sql",
@@ -33,6 +39,11 @@ HOSTILE_NAMES = [
 ]
 
 
+def breaks(name: str) -> str:
+    """A break of its own for each file: a column that is gone cannot be dropped again."""
+    return f"ALTER TABLE users DROP COLUMN c{zlib.crc32(os.fsencode(name))};\n"
+
+
 class Clone:
     """A work tree with ``origin/main``; ``migrations/001.sql`` and ``002.sql`` are part of it."""
 
@@ -49,7 +60,7 @@ class Clone:
     def write(self, name: str, text: str = "") -> Path:
         path = self.top / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text or f"-- {name}\nCREATE TABLE t (id bigint);\n")
+        path.write_text(text or f"-- {name}\n{breaks(name)}")
         return path
 
     def commit(self, *names: str) -> str:
@@ -103,12 +114,18 @@ def clone(upstream: Clone, tmp_path: Path) -> Clone:
 
 
 def paths(verdict: Verdict) -> list[str]:
-    return [finding.path for finding in verdict.findings]
+    """The files with errors, as they are printed, each once."""
+    errors = [finding for finding in verdict.findings if finding.level == "error"]
+    return sorted({printable(finding.path) for finding in errors})
+
+
+def rules(verdict: Verdict, path: str) -> list[str]:
+    return [f.rule for f in verdict.findings if f.path == path and f.level == "error"]
 
 
 def reason(verdict: Verdict, path: str) -> str:
-    [finding] = [finding for finding in verdict.findings if finding.path == path]
-    return finding.reason
+    [finding] = [f for f in verdict.findings if f.path == path and f.rule == "history-rewritten"]
+    return finding.message
 
 
 def test_no_new_file_is_green_and_names_the_base(clone: Clone) -> None:
@@ -120,15 +137,152 @@ def test_no_new_file_is_green_and_names_the_base(clone: Clone) -> None:
     assert clone.git("merge-base", "origin/main", "HEAD")[:12] in verdict.summary
 
 
-def test_a_committed_new_migration_is_refused_as_not_checked(clone: Clone) -> None:
+def test_a_committed_new_migration_that_breaks_is_refused(clone: Clone) -> None:
     clone.commit("migrations/003.sql")
 
     verdict = clone.check()
 
     assert verdict.colour == "red"
     assert paths(verdict) == ["migrations/003.sql"]
-    assert "not checked" in reason(verdict, "migrations/003.sql")
+    [finding] = [finding for finding in verdict.findings if finding.level == "error"]
+    assert (finding.rule, finding.line, finding.column) == ("drop-column", 2, 19)
     assert "FORCE_MIGRATE=1" in verdict.summary
+
+
+def test_a_new_migration_that_the_running_binary_can_live_with_is_no_error(clone: Clone) -> None:
+    clone.write("migrations/003.sql", f"SET lock_timeout = '2s';\n{HARMLESS}")
+    clone.commit()
+
+    verdict = clone.check()
+
+    assert (verdict.colour, verdict.findings) == ("green", ())
+    assert "1 migration file new or changed since origin/main" in verdict.summary
+
+
+def test_a_warning_alone_is_yellow_and_an_error_when_strict(clone: Clone) -> None:
+    clone.write("migrations/003.sql", "CREATE INDEX users_email ON users (email);\n")
+    clone.commit()
+
+    verdict = clone.check()
+    assert verdict.colour == "yellow"
+    assert {finding.level for finding in verdict.findings} == {"warning"}
+    strict = check(["migrations"], cwd=clone.top, choices=Choices(strict=True))
+    assert strict.colour == "red"
+
+
+def test_what_the_base_has_is_history_and_what_is_new_is_one_release(clone: Clone) -> None:
+    clone.write("migrations/003.sql", "CREATE TABLE moods (id bigint, name text);\n")
+    clone.write("migrations/004.sql", "ALTER TABLE moods DROP COLUMN name;\n")
+    clone.commit()
+    assert paths(clone.check()) == []
+
+    clone.git("update-ref", "refs/remotes/origin/main", "HEAD")
+    clone.commit("app2.go")
+    clone.write("migrations/005.sql", "ALTER TABLE moods DROP COLUMN id;\n")
+    assert paths(clone.check()) == ["migrations/005.sql"]
+
+
+def test_the_index_is_read_and_not_the_working_tree_when_a_commit_is_judged(clone: Clone) -> None:
+    clone.write("migrations/003.sql", BREAKS)
+    clone.git("add", "--all")
+    clone.write("migrations/003.sql", HARMLESS)
+    assert rules(clone.check(staged=True), "migrations/003.sql") == ["drop-column"]
+
+    clone.git("add", "--all")
+    clone.write("migrations/003.sql", BREAKS)
+    assert clone.check(staged=True).colour != "red"
+
+
+def test_what_another_state_has_is_told_once_and_says_so(clone: Clone) -> None:
+    clone.write("migrations/003.sql", BREAKS)
+    clone.commit()
+    clone.write("migrations/003.sql", HARMLESS)
+
+    errors = [finding for finding in clone.check().findings if finding.level == "error"]
+
+    assert [(finding.path, finding.rule) for finding in errors] == [("migrations/003.sql", "drop-column")]
+    assert errors[0].message.endswith("(as the index has it)")
+    clone.write("migrations/003.sql", BREAKS)
+    assert [
+        finding.message.endswith(")") for finding in clone.check().findings if finding.level == "error"
+    ] == [False]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", ".gitkeep", "embed.go", "migrate_test.go", "__init__.py", "atlas.sum", "002.sql.bak"],
+)
+def test_what_is_no_migration_neither_alarms_nor_counts(clone: Clone, name: str) -> None:
+    clone.commit(f"migrations/{name}")
+    clone.write(f"migrations/{name}", "edited")
+
+    assert clone.check().summary.startswith("no migration is new or changed")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "003_backfill.go",
+        "0003_backfill.py",
+        "20260101120000_backfill.rb",
+        "1605111464989-Backfill.ts",
+        "V3__backfill.java",
+        "ae1027a6acf0_backfill.py",
+        "Version20260101.php",
+        "003_backfill.sql.j2",
+        "db.changelog-1.xml",
+    ],
+)
+def test_a_migration_that_is_a_program_cannot_be_vouched_for(clone: Clone, name: str) -> None:
+    clone.commit(f"migrations/{name}")
+
+    assert rules(clone.check(), f"migrations/{name}") == ["unreadable-migration"]
+
+
+def test_a_migration_that_is_a_link_cannot_be_vouched_for(clone: Clone) -> None:
+    (clone.migrations / "003.sql").symlink_to("../elsewhere.sql")
+    assert rules(clone.check(), "migrations/003.sql") == ["unreadable-migration"]
+
+    clone.git("add", "--all")
+    assert rules(clone.check(staged=True), "migrations/003.sql") == ["unreadable-migration"]
+
+
+def test_a_repeatable_migration_may_be_edited_and_is_judged_again(upstream: Clone, clone: Clone) -> None:
+    upstream.write("migrations/R__views.sql", "CREATE OR REPLACE VIEW v AS SELECT 1 AS a;\n")
+    upstream.commit()
+    clone.git("fetch", "--quiet")
+    clone.git("merge", "--quiet", "--no-edit", "origin/main")
+
+    clone.write("migrations/R__views.sql", "DROP VIEW v;\n")
+
+    assert rules(clone.check(), "migrations/R__views.sql") == ["drop-view"]
+
+
+@pytest.mark.parametrize("content", [b"SELECT 'x", b"SELECT '\xff';", b"S\0E\0"])
+def test_a_new_file_that_cannot_be_read_is_named_with_line_and_column(clone: Clone, content: bytes) -> None:
+    (clone.migrations / "003.sql").write_bytes(b"SELECT 1;\n" + content)
+
+    with pytest.raises(CannotTell, match=r"migrations/003\.sql:2:\d+: ") as refusal:
+        clone.check(forced=True)
+
+    assert (refusal.value.path, refusal.value.line) == ("migrations/003.sql", 2)
+
+
+def test_what_the_base_has_need_not_be_readable(upstream: Clone, clone: Clone) -> None:
+    (upstream.migrations / "000.sql").write_bytes(b"SELECT '\xff")
+    upstream.commit()
+    clone.git("fetch", "--quiet")
+    clone.git("merge", "--quiet", "--no-edit", "origin/main")
+    clone.commit("migrations/003.sql")
+
+    assert paths(clone.check()) == ["migrations/003.sql"]
+
+
+def test_a_change_of_permissions_is_no_edit(clone: Clone) -> None:
+    (clone.migrations / "001.sql").chmod(0o755)
+    clone.commit()
+
+    assert clone.check().colour == "green"
 
 
 def test_a_staged_new_migration_is_refused(clone: Clone) -> None:
@@ -153,11 +307,10 @@ def test_a_migration_that_is_only_announced_to_the_index_is_refused(clone: Clone
 
 
 def test_an_ignored_file_is_no_migration(clone: Clone) -> None:
-    clone.commit("migrations/.gitignore")
-    clone.write(".git/info/exclude", "*.swp\n")
-    clone.write("migrations/.003.sql.swp")
+    clone.write(".git/info/exclude", "draft*\n")
+    clone.write("migrations/draft.sql")
 
-    assert paths(clone.check()) == ["migrations/.gitignore"]
+    assert clone.check().summary.startswith("no migration is new")
 
 
 def test_files_beside_the_folder_do_not_count(clone: Clone) -> None:
@@ -231,7 +384,7 @@ def test_a_renamed_migration_is_named_with_its_old_and_its_new_name(clone: Clone
 
     assert paths(verdict) == ["migrations/002.sql", "migrations/002b.sql"]
     assert reason(verdict, "migrations/002.sql").startswith("renamed to migrations/002b.sql")
-    assert "not checked" in reason(verdict, "migrations/002b.sql")
+    assert rules(verdict, "migrations/002b.sql") == ["drop-column"]
 
 
 def test_a_migration_moved_out_of_the_folder_is_a_finding(clone: Clone) -> None:
@@ -247,15 +400,16 @@ def test_a_migration_replaced_by_a_link_is_a_finding(clone: Clone) -> None:
     assert paths(clone.check()) == ["migrations/001.sql"]
 
 
-def test_a_merge_conflict_is_a_finding(clone: Clone) -> None:
+def test_in_a_merge_conflict_nobody_can_tell(clone: Clone) -> None:
     clone.commit("migrations/003.sql")
     clone.git("checkout", "--quiet", "-b", "other", "origin/main")
     clone.write("migrations/003.sql", "-- another\n")
     clone.commit()
     subprocess.run(["git", "merge", "--quiet", "feature"], cwd=clone.top, capture_output=True, check=False)
 
-    assert clone.check().colour == clone.check(staged=True).colour == "red"
-    assert paths(clone.check(staged=True)) == ["migrations/003.sql"]
+    for staged in (False, True):
+        with pytest.raises(CannotTell, match=r"migrations/003\.sql is in a merge conflict"):
+            clone.check(staged=staged)
 
 
 def test_what_others_merged_since_the_branch_began_is_not_ours(upstream: Clone, clone: Clone) -> None:
@@ -273,16 +427,16 @@ def test_every_hostile_name_is_found_and_printed_as_one_safe_line(clone: Clone, 
         clone.git("checkout", "--quiet", "-B", "feature", "origin/main")
     clone.git("config", "core.quotePath", "true")
     for name in HOSTILE_NAMES:
-        (clone.migrations / os.fsdecode(name)).write_text("DROP TABLE users;\n")
+        (clone.migrations / os.fsdecode(name)).write_text(breaks(os.fsdecode(name)))
     untracked = clone.check([directory])
     clone.commit()
     committed = clone.check([directory])
 
-    assert len(untracked.findings) == len(HOSTILE_NAMES)
+    assert len(paths(untracked)) == len(HOSTILE_NAMES)
     assert committed == untracked
-    for finding in committed.findings:
-        assert finding.path.isprintable()
-        finding.path.encode("utf-8")
+    for line in map(one_line, committed.findings):
+        assert line.isprintable()
+        line.encode("utf-8")
     assert "migrations/größe-标签.sql" in paths(committed)
     assert "migrations/002 two words.sql" in paths(committed)
     assert '"migrations/new\\012line.sql"' in paths(committed)
@@ -294,11 +448,11 @@ def test_every_hostile_name_is_found_and_printed_as_one_safe_line(clone: Clone, 
 def test_a_folder_with_a_hostile_name_is_looked_into(clone: Clone, name: bytes) -> None:
     folder = os.fsdecode(name)
     (clone.top / folder).mkdir()
-    (clone.top / folder / "003.sql").touch()
+    (clone.top / folder / "003.sql").write_text(BREAKS)
 
     for _ in ("untracked", "committed"):
         verdict = clone.check([folder])
-        assert len(verdict.findings) == 1
+        assert len(paths(verdict)) == 1
         clone.commit()
 
 
@@ -380,9 +534,9 @@ def test_force_migrate_is_yellow_says_so_and_still_lists_every_finding(clone: Cl
     verdict = clone.check(forced=True)
 
     assert verdict.colour == "yellow"
-    assert "FORCE_MIGRATE" in verdict.summary
+    assert "overridden by FORCE_MIGRATE=1" in verdict.summary
     assert verdict.findings == clone.check().findings
-    assert len(verdict.findings) == 2
+    assert paths(verdict) == ["migrations/001.sql", "migrations/003.sql"]
 
 
 def test_force_migrate_without_findings_changes_nothing(clone: Clone) -> None:
@@ -573,7 +727,7 @@ def install_hook(clone: Clone) -> None:
     program = (
         "import sys; from pathlib import Path; from veza_tasks.migrations import check; "
         "verdict = check(['migrations'], staged=True, cwd=Path.cwd()); "
-        "print(*[finding.path for finding in verdict.findings], file=sys.stderr); "
+        "print(*[f.path for f in verdict.findings if f.level == 'error'], file=sys.stderr); "
         "sys.exit(verdict.colour == 'red')"
     )
     hook = clone.top / ".git" / "hooks" / "pre-commit"

@@ -454,10 +454,19 @@ def test_a_green_window_is_recorded_and_not_watched_twice(fleet: MemoryFleet) ->
     release(fleet)
     record = json.loads(fleet.marks["backend-api-2"]["proven"])
     assert (record["digest"], record["window"]) == (digest_of(fleet.binary("v2.0.0")), 10)
+    assert record["accepted"] == {}
     assert release(fleet).code == 0
     skipped = [e.detail for e in fleet.events if isinstance(e, StepDone) and e.step == "sli-window"]
     assert "skipped" in skipped[0]
     assert not any(isinstance(event, Probed) for event in fleet.events)
+
+
+def test_a_forced_migration_check_and_accepted_rows_are_recorded_with_the_green_window(
+    fleet: MemoryFleet,
+) -> None:
+    release(fleet, force_migrate=True, accepted={"states": "they know"})
+    record = json.loads(fleet.marks["backend-api-2"]["proven"])
+    assert record["accepted"] == {"states": "they know", "migrations": "FORCE_MIGRATE=1"}
 
 
 @pytest.mark.parametrize(

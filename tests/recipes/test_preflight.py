@@ -254,10 +254,12 @@ def test_a_last_known_good_for_another_architecture_is_red(fleet: MemoryFleet) -
     assert "is for aarch64, backend-api-2 is x86_64" in rows["last-known-good"].detail
 
 
-def test_new_migrations_are_red_until_forced(fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_migrations_that_break_the_running_binary_are_red_until_forced(
+    fleet: MemoryFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository = fleet.folder / "repository"
     (repository / "migrations").mkdir(parents=True)
-    (repository / "migrations" / "0001.sql").write_text("ALTER TABLE tracks ADD COLUMN mood text;\n")
+    (repository / "migrations" / "0001.sql").write_text("ALTER TABLE tracks DROP COLUMN mood;\n")
 
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
@@ -275,9 +277,11 @@ def test_new_migrations_are_red_until_forced(fleet: MemoryFleet, monkeypatch: py
 
     ended, rows = look(fleet, **knobs)
     assert (ended.code, rows["migrations"].colour) == (3, RED)
-    assert "0001.sql" in rows["migrations"].detail
+    finding = "migrations/0001.sql:1:20: error: drop-column: "
+    assert finding in rows["migrations"].detail
     ended, rows = look(fleet, force_migrate=True, **knobs)
     assert (ended.code, rows["migrations"].colour) == (0, YELLOW)
+    assert finding in rows["migrations"].detail
 
 
 def test_an_accepted_row_lets_a_hot_fix_pass_and_shows_the_reason(fleet: MemoryFleet) -> None:

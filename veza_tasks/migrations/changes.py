@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from veza_tasks.migrations.sources import language, read_bytes
+from veza_tasks.migrations.trouble import CannotTell, printable, visible
 
 GIT_TIMEOUT = 120.0  # seconds for one git command: a cold work tree on a network disk takes its time
 
@@ -22,13 +25,14 @@ Kind = Literal["new", "edited", "deleted", "renamed", "conflicting"]
 _KINDS: dict[str, Kind] = {"A": "new", "D": "deleted", "R": "renamed", "U": "conflicting"}
 
 _DIFF = (
-    *("-c", "diff.autoRefreshIndex=true", "diff", "--name-status", "-z", "--find-renames=90%"),
+    *("-c", "diff.autoRefreshIndex=true", "diff", "--raw", "--no-abbrev", "-z", "--find-renames=90%"),
     *("--no-relative", "--ignore-submodules=none", "--no-ext-diff", "--no-textconv", "--no-color"),
 )
 
 
-class CannotTell(Exception):
-    """Nobody can say which migrations are new. The message is one sentence: what, where, what to type."""
+State = Literal["working tree", "index", "HEAD"]
+REGULAR = ("100644", "100755")
+"""Git's modes of a file that holds its own content: no symbolic link, no repository."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,41 @@ class Change:
     """One file that is not as it was; ``new_path`` is set for a rename only.
 
     Paths start at the repository's top; bytes that are not UTF-8 are surrogates, so ``open`` finds the file.
+    ``mode`` and ``blob`` are git's of the new content; no blob: the content is what the working tree has.
     """
 
     path: str
     kind: Kind
     new_path: str = ""
+    mode: str = ""
+    blob: str = ""
 
 
 @dataclass(frozen=True)
 class Changes:
     """All that changed below the migration folders since ``merge_base`` (a full commit id), sorted by path.
 
-    ``at_head``: the merge base is HEAD itself, so no commit was compared.
+    ``at_head``: the merge base is HEAD itself, so no commit was compared. ``states`` tells apart what stands
+    where; ``files`` has each file once, as the first state to differ has it.
     """
 
+    repository: Repository
+    folders: tuple[str, ...]
     merge_base: str
     at_head: bool
-    files: tuple[Change, ...]
+    states: dict[State, tuple[Change, ...]]
+
+    @property
+    def files(self) -> tuple[Change, ...]:
+        found: dict[str, Change] = {}
+        for state in self.states.values():
+            for change in state:
+                found.setdefault(change.path, change)
+        return tuple(found[path] for path in sorted(found))
 
 
 def changes(directories: Sequence[str], *, base: str, staged: bool, cwd: Path) -> Changes:
-    """Compare the migration folders with the merge base of ``base`` and HEAD, in ``cwd``'s repository.
+    """Compare migration folders, or single files, with the merge base of ``base`` and HEAD, in ``cwd``'s repository.
 
     Looks at HEAD, the index and the working tree (untracked files too, unless ignored), or, with ``staged``,
     at the index alone: what a commit is about to record. ``directories`` start at its top or are absolute.
@@ -69,17 +87,16 @@ def changes(directories: Sequence[str], *, base: str, staged: bool, cwd: Path) -
     repository = Repository.around(cwd)
     folders = [repository.folder(name) for name in directories]
     merge_base, head = repository.merge_base(base)
-    found: dict[str, Change] = {}
-    for change in repository.changes(folders, since=merge_base, staged=staged):
-        found.setdefault(change.path, change)
+    states = repository.changes(folders, since=merge_base, staged=staged)
+    found = {change.path for state in states.values() for change in state}
     for name, folder in zip(directories, folders, strict=True):
-        seen = any(path.startswith(folder + "/") for path in found)
+        seen = any(path == folder or path.startswith(folder + "/") for path in found)
         if not seen and not repository.has_folder(folder, at=merge_base):
             raise CannotTell(
                 f"no folder {printable(name)} in the repository {repository.shown}: name it from the "
                 "repository's top with MIGRATIONS_DIR=…, or say that there are none with MIGRATIONS_DIR=none"
             )
-    return Changes(merge_base, merge_base == head, tuple(found[path] for path in sorted(found)))
+    return Changes(repository, tuple(folders), merge_base, merge_base == head, states)
 
 
 @dataclass(frozen=True)
@@ -135,8 +152,10 @@ class Repository:
         return "" if path == self.top else str(path.relative_to(self.top))
 
     def has_folder(self, folder: str, *, at: str) -> bool:
-        """Whether the folder is on disk or in the commit."""
+        """Whether the folder, or the SQL file of that name, is on disk or in the commit."""
         if os.path.isdir(self.top / folder):
+            return True
+        if language(folder) == "sql" and (os.path.isfile(self.top / folder) or self.files([folder], at=at)):
             return True
         return _git("cat-file", "-t", f"{at}:{folder}", cwd=self.cwd).stdout == b"tree\n"
 
@@ -159,20 +178,69 @@ class Repository:
             raise CannotTell(f"{what}: name the last release with --base TAG (or MIGRATIONS_BASE=TAG)")
         return os.fsdecode(answer.stdout).strip(), head
 
-    def changes(self, folders: Sequence[str], *, since: str, staged: bool) -> Iterator[Change]:
-        """Every difference from the commit ``since``, the working tree's first; a file may come twice.
+    def changes(self, folders: Sequence[str], *, since: str, staged: bool) -> dict[State, tuple[Change, ...]]:
+        """Every difference from the commit ``since``, by where it stands.
 
         HEAD is compared too: a migration that was committed, then deleted without a commit, ships with it.
         """
         paths = ("--", *(os.path.relpath(self.top / folder, self.cwd) for folder in folders))
-        index = (*_DIFF, "--cached", since)
-        for comparison in [index] if staged else [(*_DIFF, since), index, (*_DIFF, since, "HEAD")]:
-            yield from _parse_name_status(self._ask(*comparison, *paths).stdout)
+        comparisons: dict[State, tuple[str, ...]] = {"index": (*_DIFF, "--cached", since)}
+        if not staged:
+            comparisons = {"working tree": (*_DIFF, since), **comparisons, "HEAD": (*_DIFF, since, "HEAD")}
+        found: dict[State, tuple[Change, ...]] = {
+            state: tuple(_parse_raw(self._ask(*comparison, *paths).stdout))
+            for state, comparison in comparisons.items()
+        }
         if not staged:
             answer = self._ask("ls-files", "--others", "--exclude-standard", "--full-name", "-z", *paths)
             if answer.stderr:  # a folder or ignore file it could not read is a warning to git, exit 0
                 raise self._unanswered(answer)
-            yield from (Change(os.fsdecode(path), "new") for path in answer.stdout.split(b"\0") if path)
+            names = (os.fsdecode(path) for path in answer.stdout.split(b"\0") if path)
+            found["working tree"] += tuple(Change(name, "new", mode=self._mode(name)) for name in names)
+        return found
+
+    def files(self, folders: Sequence[str], *, at: str) -> dict[str, str]:
+        """The regular files below the folders in a commit: path to blob."""
+        paths = [folder for folder in folders if folder]
+        answer = self._ask(
+            "ls-tree", "-r", "-z", "--full-tree", at, *([] if "" in folders else ["--", *paths])
+        )
+        found = {}
+        for entry in answer.stdout.split(b"\0")[:-1]:
+            what, _, path = entry.partition(b"\t")
+            mode, _, blob = os.fsdecode(what).split(" ")
+            if mode in REGULAR:
+                found[os.fsdecode(path)] = blob
+        return found
+
+    def contents(self, blobs: Iterable[str]) -> dict[str, bytes]:
+        """What the blobs hold. Raises ``CannotTell``, also where a partial clone lacks one and cannot fetch it."""
+        wanted = [blob for blob in dict.fromkeys(blobs) if blob]
+        if not wanted:
+            return {}
+        answer = _git("cat-file", "--batch", cwd=self.cwd, given="".join(f"{blob}\n" for blob in wanted))
+        if answer.returncode != 0:
+            raise self._unanswered(answer)
+        found, rest = {}, memoryview(answer.stdout)
+        for blob in wanted:
+            head, _, _ = bytes(rest[:200]).partition(b"\n")
+            fields = head.split(b" ")
+            if len(fields) != 3 or fields[1] != b"blob":
+                raise CannotTell(f"git has no content {blob} in {self.shown}: type `git fsck`, or fetch it")
+            start, size = len(head) + 1, int(fields[2])
+            found[blob] = bytes(rest[start : start + size])
+            rest = rest[start + size + 1 :]
+        return found
+
+    def on_disk(self, path: str) -> bytes:
+        """A file of the working tree. Raises ``CannotTell``."""
+        return read_bytes(self.top / path, shown=path)
+
+    def _mode(self, path: str) -> str:
+        full = self.top / path
+        if full.is_symlink():
+            return "120000"
+        return "100644" if full.is_file() else "160000"
 
     def _ask(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         answer = _git(*arguments, cwd=self.cwd)
@@ -202,22 +270,6 @@ class Repository:
         return f"type `{printable(shlex.join(command))}`"
 
 
-def printable(name: str | os.PathLike[str]) -> str:
-    """A name that is safe on any terminal: as it is, or quoted, odd bytes in octal, as git does it."""
-    text = os.fspath(name)
-    if text.isprintable() and not {'"', "\\"} & set(text):
-        return text
-    return '"' + "".join(_octal(c) if c in '"\\' else _visible(c) for c in text) + '"'
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() else _octal(c) for c in text)
-
-
-def _octal(character: str) -> str:
-    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
-
-
 def _can_be_a_name(text: str) -> bool:
     """Whether the operating system takes the text as an argument at all, and it is not blank."""
     try:
@@ -226,36 +278,41 @@ def _can_be_a_name(text: str) -> bool:
         return False
 
 
-def _parse_name_status(answer: bytes) -> Iterator[Change]:
-    """Status, NUL, path, NUL, and after a rename a second path (git-diff(1), "raw output format", ``-z``)."""
+def _parse_raw(answer: bytes) -> Iterator[Change]:
+    """``:mode mode blob blob STATUS``, NUL, path, NUL, and after a rename a second path.
+
+    git-diff(1), "raw output format", with ``-z``; a blob of zeros is content that git has not looked at.
+    """
     fields = iter(answer.split(b"\0")[:-1])
-    for status in fields:
-        kind = _KINDS.get(os.fsdecode(status[:1]), "edited")
+    for what in fields:
+        old_mode, mode, old_blob, blob, status = os.fsdecode(what).lstrip(":").split(" ")
+        kind = _KINDS.get(status[:1], "edited")
         path = os.fsdecode(next(fields))
+        known = blob if blob.strip("0") else ""
         if kind == "renamed":
             new_path = os.fsdecode(next(fields))
             yield Change(path, kind, new_path)
-            yield Change(new_path, "new")
-        else:
-            yield Change(path, kind)
+            yield Change(new_path, "new", mode=mode, blob=known)
+        elif not (kind == "edited" and known == old_blob and {mode, old_mode} <= set(REGULAR)):
+            yield Change(path, kind, mode=mode, blob=known)  # a change of permissions alone is none
 
 
-def _git(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+def _git(*arguments: str, cwd: Path, given: str = "") -> subprocess.CompletedProcess[bytes]:
     """Raises ``CannotTell`` where git does not run or end; its exit status is the caller's to judge."""
     command = ["git", "--literal-pathspecs", *arguments]
     try:
         return subprocess.run(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_TIMEOUT, check=False
+            command, cwd=cwd, input=given.encode(), capture_output=True, timeout=GIT_TIMEOUT, check=False
         )
     except OSError as error:
         where = f"{printable(cwd)} ({error.strerror})"
         raise CannotTell(f"git does not run in {where}: install git, or go to the clone") from error
     except subprocess.TimeoutExpired as error:
         what = f"git {shlex.join(arguments)} in {printable(cwd)}"
-        raise CannotTell(f"{_visible(what)} did not end within {GIT_TIMEOUT:g} s: try it by hand") from error
+        raise CannotTell(f"{visible(what)} did not end within {GIT_TIMEOUT:g} s: try it by hand") from error
 
 
 def _complaint(answer: subprocess.CompletedProcess[bytes]) -> str:
     """What git said, on one line."""
-    words = _visible(" ".join(os.fsdecode(answer.stderr).split()))
+    words = visible(" ".join(os.fsdecode(answer.stderr).split()))
     return words or f"exit status {answer.returncode}"

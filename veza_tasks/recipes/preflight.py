@@ -18,7 +18,9 @@ from veza_tasks.capabilities.artifact import Artifact, Release, read_artifact
 from veza_tasks.capabilities.rotation import DRAINED, explain, others_serving
 from veza_tasks.errors import ConfigError, Refused, ReleaseError
 from veza_tasks.events import Checked, Colour
+from veza_tasks.migrations.report import one_line
 from veza_tasks.run import Run
+from veza_tasks.settings import lint_choices
 
 ROWS = (
     "artifact",
@@ -242,16 +244,17 @@ def _migrations(run: Run) -> Row:
     settings = run.settings
     try:
         verdict = migrations.check(
-            [str(path) for path in settings.migrations_dir] or ["none"],
+            [str(path) for path in settings.migrations_dir],
             base=settings.migrations_base,
             cwd=Path.cwd(),
             forced=settings.force_migrate,
+            choices=lint_choices(settings),
         )
     except migrations.CannotTell as error:
         return Colour.RED, str(error)
-    return Colour(verdict.colour), "\n".join(
-        [verdict.summary, *(f"{f.path}: {f.reason}" for f in verdict.findings)]
-    )
+    allowed = [f"{one_line(passed.finding)} (allowed: {passed.reason})" for passed in verdict.allowed]
+    rows = [verdict.summary, *map(one_line, verdict.findings), *allowed]
+    return Colour(verdict.colour), "\n".join(rows)
 
 
 def _nodes(

@@ -168,7 +168,10 @@ def watch(run: Run, node: Node, release: Release, *, came_back_at: float, rewatc
                 error_rate_threshold=settings.prom_err_rate_threshold,
                 worst_p95=green.worst_p95,
                 worst_error_rate=green.worst_error_rate,
-                accepted=dict(run.accepted),
+                accepted={
+                    **run.accepted,
+                    **({"migrations": "FORCE_MIGRATE=1"} if settings.force_migrate else {}),
+                },
             ),
         )
         done(f"green for {settings.sli_window:g} s, {green.probes} probes")
