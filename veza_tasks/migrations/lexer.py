@@ -187,6 +187,16 @@ _REST_OF_LINE = re.compile(r"[ \t\r\f\v]*+(--[^\n]*+)?+(?:\n|\Z)")
 _CONSTANT = rf"(?:{_STRING}|[+-]?+(?:{_NUMBER})|(?i:null|true|false|default)(?!{_REST}|'))(?:::{_FIRST}{_REST}*+(?:\[\])?+)?+"
 _ROW = rf"\((?:{_SPACE}++|,|{_CONSTANT})*+\)"
 _ROWS = re.compile(rf"{_ROW}(?:{_SPACE}*+,{_SPACE}*+{_ROW})*+", re.DOTALL)
+# A run of INSERTs that differ in nothing but such rows, as data files have one for each row.
+_NAME = rf"(?:{_FIRST}{_REST}*+|{_QUOTED})"
+_COLUMNS = rf"\({_SPACE}*+{_NAME}{_SPACE}*+(?:,{_SPACE}*+{_NAME}{_SPACE}*+)*+\)"
+_TABLE = rf"{_NAME}(?:\.{_NAME})*+{_SPACE}*+"
+_INTO = rf"(?i:insert){_SPACE}++(?i:into){_SPACE}++{_TABLE}(?:{_COLUMNS})?+{_SPACE}*+(?i:values){_SPACE}*+"
+_ALL_ROWS = rf"{_ROW}(?:{_SPACE}*+,{_SPACE}*+{_ROW})*+{_SPACE}*+;"
+_INSERTS = re.compile(
+    rf"{_SPACE}*+(?P<into>{_INTO}){_ALL_ROWS}(?:{_SPACE}*+(?P=into){_ALL_ROWS})*+", re.DOTALL
+)
+_INSERT_NEXT = re.compile(rf"{_SPACE}*+(?i:insert){_SPACE}")
 _CONSTANT_WORDS = frozenset(["NULL", "TRUE", "FALSE", "DEFAULT"])
 _SAME_ROW_LIMIT = 64  # tokens; to compare longer rows at each closing parenthesis would not be linear
 
@@ -286,7 +296,8 @@ def statements(
 
     `;` ends a statement outside parentheses and outside the BEGIN ATOMIC body of a function. In an INSERT the constants and
     commas inside parentheses are left out, and pairs of parentheses that held nothing else (or only what an earlier pair
-    held): data files are large and say nothing. Called functions stay. The lines of COPY ... FROM STDIN are passed over.
+    held): data files are large and say nothing. Called functions stay. Neighbouring INSERTs that differ in their constants
+    only are one statement. The lines of COPY ... FROM STDIN are passed over.
     """
     end = len(text) if end is None else end
     nul = text.find("\0", start, end)
@@ -296,8 +307,14 @@ def statements(
     insert: _Insert | None = None
     depth = opened = 0
     body = -1  # in a BEGIN ATOMIC body: the index of the token that would begin its next statement
+    constant = True  # an INSERT that follows may hold nothing but constants
     position = start
     while True:
+        while constant and not tokens and (run := _INSERTS.match(text, position, end)):
+            into = [_token(raw) for raw in _LEXER.scan(text, *run.span("into")) if raw[1] != ","]
+            yield Statement(tuple(into), run.start("into"), run.end())
+            position = run.end()
+        constant = False
         for token in _LEXER.scan(text, position, end):
             kind, value, offset = token
             if kind in _PLAIN_KINDS:
@@ -343,6 +360,7 @@ def statements(
             elif name in _SENDS and tokens:
                 yield Statement(tuple(map(_token, tokens)), tokens[0][2], offset + (kind != "META"))
                 data = _reads_input(tokens)
+                constant = _word(tokens, 0) != "INSERT"
                 if _turns_escapes_on(tokens) and text.find("\\", offset, end) >= 0:
                     raise Unreadable(
                         tokens[0][2], "backslashes after standard_conforming_strings is turned off"
@@ -354,6 +372,9 @@ def statements(
                 data = data or _copies_input(line)
             if data:
                 position = _after_data(text, offset, offset + len(value), end, comments)
+                break
+            if constant and _INSERT_NEXT.match(text, offset + len(value), end):
+                position = offset + len(value)
                 break
         else:
             break
