@@ -181,6 +181,16 @@ class CreateType(NamedTuple):
     labels: tuple[str, ...] | None
 
 
+class AddValue(NamedTuple):
+    """ALTER TYPE ... ADD VALUE."""
+
+    start: int
+    end: int
+    name: Name
+    label: str
+    if_not_exists: bool
+
+
 class CreateDomain(NamedTuple):
     start: int
     end: int
@@ -267,7 +277,7 @@ class AlterColumn(NamedTuple):
     what: str  # type, default, not null, nullable, add identity, set identity, drop identity, drop expression, set expression
     expression: Tokens = ()
     always: bool = False
-    restart: bool = False
+    restart: bool = False  # the sequence is told where to start
 
 
 class AddConstraint(NamedTuple):
@@ -400,6 +410,7 @@ class Calls(NamedTuple):
     start: int
     end: int
     functions: tuple[Name, ...]
+    sequences: tuple[str, ...] = ()  # what names the sequence of a setval(): its strings
 
 
 class Do(NamedTuple):
@@ -441,7 +452,7 @@ class Unknown(NamedTuple):
 
 Action = (
     Transaction | Setting | CreateTable | CreateView | CreateIndex | CreateFunction | CreateTrigger
-    | Policy | CreateType | CreateDomain | CreateObject | Drop | Rename | Move | RenamePart | AddColumn
+    | Policy | CreateType | AddValue | CreateDomain | CreateObject | Drop | Rename | Move | RenamePart | AddColumn
     | DropColumn | AlterColumn | AddConstraint | DropConstraint | ChangeTable | Attach | Locks | Change
     | Rows | Refresh | Heavy | Privileges | Membership | RoleChange | Unbounded | Calls | Do | Prepare
     | Execute | Catalogue | Unknown

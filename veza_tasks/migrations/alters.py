@@ -8,6 +8,7 @@ from veza_tasks.migrations.actions import (
     Action,
     AddColumn,
     AddConstraint,
+    AddValue,
     AlterColumn,
     Attach,
     Change,
@@ -263,6 +264,8 @@ def _alter_relation_action(cursor: Cursor, kind: str, name: Name) -> Iterator[Ac
     match verb:
         case "ADD" if attributes:
             if cursor.accept("VALUE"):
+                there = cursor.if_not_exists()
+                yield AddValue(*span(), name, cursor.string(), there)
                 return
             cursor.accept("ATTRIBUTE")
             yield Change(*span(), "add-attribute", "type", name, cursor.identifier())
@@ -403,7 +406,10 @@ def _alter_column(cursor: Cursor, name: Name, attribute: bool, span: Span) -> It
     elif cursor.accept("SET", "EXPRESSION"):
         yield AlterColumn(*span(), name, column, "set expression")
     elif cursor.accept("ADD", "GENERATED"):
-        yield AlterColumn(*span(), name, column, "add identity", always=cursor.accept("ALWAYS"))
+        always = cursor.accept("ALWAYS")
+        options = cursor.until(",")
+        starts = any(token.word in ("START", "RESTART") for token in options)
+        yield AlterColumn(*span(), name, column, "add identity", always=always, restart=starts)
     elif cursor.peek() in ("SET", "RESTART"):
         always = restart = identity = False
         while not cursor.done and cursor.peek() != ",":

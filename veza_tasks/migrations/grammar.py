@@ -43,6 +43,11 @@ def actions(statement: Statement, schema: str = "") -> Iterator[Action]:
     if tokens[0].kind == "META":
         yield from _meta(tokens[0])
         return
+    if tokens[0].kind == "PARAM":  # psql's variable: the statement is what it holds
+        yield Unknown(
+            tokens[0].offset, statement.end, f"what the variable {tokens[0].text} holds", dynamic=True
+        )
+        return
     head = tokens[0].text.upper()
     read = query if head == "(" else _HEADS.get(head) if tokens[0].kind == "WORD" else None
     if read is not None:

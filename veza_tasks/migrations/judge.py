@@ -28,7 +28,8 @@ from veza_tasks.migrations.conditions import (
     not_null_by,
     value_of,
 )
-from veza_tasks.migrations.dynamic import Unresolved, body_of, raises, returns_null, run_by
+from veza_tasks.migrations.dynamic import Unresolved, body_of, is_placeholder, raises, returns_null, run_by
+from veza_tasks.migrations.failing import failing
 from veza_tasks.migrations.grammar import actions
 from veza_tasks.migrations.lexer import Statement, Token, Unreadable, statements
 from veza_tasks.migrations.rules import RULES, message
@@ -134,6 +135,13 @@ class _Pending(NamedTuple):
     about: Any = None
 
 
+class _MadeKey(NamedTuple):
+    """A unique index that was made on an old table, and where its finding stands if there is one."""
+
+    table: Relation
+    finding: tuple[int, int, str]
+
+
 class _RestartError(Exception):
     """The part turns out not to be one transaction."""
 
@@ -169,6 +177,7 @@ class _Judge:
         self.ran: set[tuple[Name, int]] = set()
         self.running: list[tuple[Iterator[Statement | Unresolved], int]] = []
         self.trigger_dropped: set[str] = set()
+        self.made_keys: dict[Key, _MadeKey] = {}
 
     # Files, parts and transactions
 
@@ -255,6 +264,7 @@ class _Judge:
         schema.pending.clear()
         schema.groups_pending.clear()
         schema.unvalidated.clear()
+        schema.unstarted.clear()
         schema.log.clear()
         self.savepoints.clear()
         self.ran.clear()
@@ -419,6 +429,14 @@ class _Judge:
                 self.learn_constraint(relation, constraint)
         else:
             schema.put(schema.relations, name, relation)
+            self.replaced(name)
+
+    def replaced(self, name: Name) -> None:
+        """Another table takes the name of one that was renamed: what was said of the latter was not the whole truth."""
+        place = ("relation", name)
+        pending = self.schema.pending.get(place)
+        if pending is not None and pending.rule == "rename-table":
+            self.schema.put(self.schema.pending, place, pending._replace(why=_TABLE_SWAPPED))
 
     def made_beside(self, table: Name, definition: Tokens) -> None:
         """The sequence and indexes that a new column or key of an old table brings along."""
@@ -683,6 +701,14 @@ class _Judge:
             return
         schema.put(schema.relations, new, relation)
         if not relation.old:
+            self.replaced(new)
+            unique = relation.unique
+            if unique is not None and relation.key in self.made_keys:
+                table = self.made_keys[relation.key].table
+                if self.heal_lost_key(
+                    table, new.name, tuple(unique.elements), unique.predicate, None, certain=True
+                ):
+                    self.restricts_nothing(relation.key)
             return
         kind = relation.kind or act.kind
         if kind == "index":
@@ -694,6 +720,8 @@ class _Judge:
                 self.add(("index name", name), "rename-constraint", act.start, act.end, table="its table", name=str(act.name),
                          new=spelled(new.name))  # fmt: skip
             return
+        if new != relation.home:
+            self.replaced(new)
         if new == relation.home:
             self.heal("relation", relation.home)
         elif name == relation.home:
@@ -734,7 +762,7 @@ class _Judge:
         not_null = column.not_null or column.type.name in SERIAL
         not_null = not_null or (kind is not None and kind.not_null)
         not_null = not_null or any(constraint.kind == "primary key" for constraint in column.constraints)
-        return Column(False, column.name, not_null, value is not None, value)
+        return Column(False, column.name, not_null, value is not None, value, type=str(column.type))
 
     def add_column(self, act: a.AddColumn) -> None:
         schema, column = self.schema, act.column
@@ -764,6 +792,9 @@ class _Judge:
         if self.required(act, relation, column.name, "add-required-column", act.table):
             return
         before = len(schema.pending)
+        if column.generated == "expression" and column.stored:
+            what = f"the column {spelled(column.name)}"
+            self.expression(act, relation, ("failing", relation.key, column.name), column.expression, what)
         checked_at_once = False
         for constraint in column.constraints:
             self.constrain(relation, act.table, constraint, act.start, act.end)
@@ -781,6 +812,30 @@ class _Judge:
             self.warn(
                 "table-rewrite", act, table=str(act.table), what=f"the new column {spelled(column.name)}"
             )
+
+    def expression(
+        self, act: a.AddColumn | a.CreateIndex, relation: Relation, key: tuple[Key, ...], tokens: Tokens, what: str,
+        *, predicate: Tokens = (),
+    ) -> bool:  # fmt: skip
+        """Whether an expression that every write to an old table computes fails for values that were valid."""
+
+        def old(name: str) -> str | None:
+            fact = self.schema.column(relation, name)
+            return fact.type if fact is not None and fact.old else None
+
+        failure = failing(tokens, old, guard=predicate)
+        if not failure:
+            return False
+        self.add(
+            key,
+            "failing-expression",
+            act.start,
+            act.end,
+            table=str(act.table),
+            what=what,
+            part=_text(failure).replace(" :: ", "::"),
+        )
+        return True
 
     def required(self, act: Any, relation: Relation, column: str, rule: str, table: Name) -> bool:
         """Whether old INSERTs fail for want of a value; keeps the finding in step with the column."""
@@ -806,6 +861,7 @@ class _Judge:
                      table=str(act.table), column=spelled(act.column))  # fmt: skip
         else:
             self.heal("required", relation.key, act.column)
+            self.heal("failing", relation.key, act.column)
             self.heal_keys_over(relation, act.column)
 
     def heal_keys_over(self, relation: Relation, column: str) -> None:
@@ -817,14 +873,7 @@ class _Judge:
     def rename_part(self, act: a.RenamePart) -> None:
         schema = self.schema
         if act.part == "value":
-            kind = schema.type(act.name)
-            if (
-                kind is not None
-                and kind.old
-                and not self.heal("value", schema.resolve(act.name, schema.types), act.new)
-            ):
-                self.add(("value", schema.resolve(act.name, schema.types), act.old), "rename-enum-value", act.start, act.end,
-                         name=str(act.name), old=_quoted(act.old), new=_quoted(act.new))  # fmt: skip
+            self.rename_value(act)
             return
         if act.part == "attribute" or act.kind == "type":
             self.change(a.Change(act.start, act.end, "alter-attribute", "type", act.name, act.old))
@@ -848,6 +897,28 @@ class _Judge:
         elif act.old == fact.was and relation.key not in schema.behind:
             self.add(("column", relation.key, fact.was), "rename-column", act.start, act.end,
                      table=str(act.name), column=spelled(act.old), new=spelled(act.new))  # fmt: skip
+
+    def rename_value(self, act: a.RenamePart) -> None:
+        schema = self.schema
+        name, kind = schema.resolve(act.name, schema.types), schema.type(act.name)
+        if kind is None or not kind.old:
+            return
+        if act.old in kind.added:
+            schema.put(schema.types, name, kind._replace(added=kind.added - {act.old} | {act.new}))
+        elif not self.heal("value", name, act.new):
+            self.add(("value", name, act.old), "rename-enum-value", act.start, act.end,
+                     name=str(act.name), old=_quoted(act.old), new=_quoted(act.new))  # fmt: skip
+
+    def add_value(self, act: a.AddValue) -> None:
+        schema = self.schema
+        kind = schema.type(act.name)
+        if kind is None:
+            return
+        if self.learning:
+            kind = kind._replace(labels=None if kind.labels is None else (*kind.labels, act.label))
+        elif not act.if_not_exists:
+            kind = kind._replace(added=kind.added | {act.label})
+        schema.put(schema.types, schema.resolve(act.name, schema.types), kind)
 
     def alter_column(self, act: a.AlterColumn) -> None:
         schema = self.schema
@@ -901,13 +972,19 @@ class _Judge:
                 self.heal("required", relation.key, act.column)
             case "add identity":
                 schema.put(schema.columns, place, fact._replace(default=True, value=DISTINCT))
-                self.heal("default", relation.key, fact.was)
                 self.heal("required", relation.key, act.column)
                 home = schema.resolve(act.table, schema.relations)
                 sequence = Name(home.schema, f"{home.name}_{act.column}_seq")
                 schema.put(
                     schema.relations, sequence, Relation(schema.new_key(), sequence, False, "sequence")
                 )
+                dropped = ("default", relation.key, fact.was)
+                if act.restart:
+                    self.heal(*dropped)
+                elif dropped in schema.pending:
+                    pending = schema.pending[dropped]
+                    schema.put(schema.pending, dropped, pending._replace(why=_STARTS_AT_ONE))
+                    schema.put(schema.unstarted, sequence.name, dropped)
                 if old and act.always:
                     self.add(
                         ("always", relation.key, fact.was), "identity-always", act.start, act.end, **names
@@ -919,7 +996,8 @@ class _Judge:
                     )
                 elif not act.restart:
                     self.heal("always", relation.key, fact.was)
-                if act.restart:
+                home = schema.resolve(act.table, schema.relations)
+                if act.restart and not self.start_sequence(f"{home.name}_{act.column}_seq"):
                     name = f"the sequence of {act.table}.{spelled(act.column)}"
                     self.add(
                         ("sequence", relation.key, fact.was),
@@ -942,6 +1020,15 @@ class _Judge:
                 self.add(
                     ("generated", relation.key, fact.was), "alter-generated", act.start, act.end, **names
                 )
+
+    def start_sequence(self, name: str) -> bool:
+        """A new identity sequence, by its name, goes on where the dropped default's left off: says who starts it."""
+        unstarted = self.schema.unstarted
+        if is_placeholder(name):
+            for dropped in unstarted.values():
+                self.heal(*dropped)
+        dropped = unstarted.get(name.rpartition(".")[2].strip('"').rstrip("0123456789"))
+        return dropped is not None and self.heal(*dropped)
 
     # Constraints
 
@@ -1161,10 +1248,14 @@ class _Judge:
                 schema.put(schema.relations, place, None)
             unique = index.unique if index is not None else None
             columns = tuple(unique.elements) if unique else ()
-            self.heal_lost_key(relation, name, columns, "", constraint, certain=False)
+            healed = self.heal_lost_key(relation, name, columns, "", constraint, certain=unique is not None)
+            if healed and index is not None:
+                self.restricts_nothing(index.key)
             if not primary:
                 return rule if constraint.deferrable and index is None else ""
             facts = [schema.column(relation, column) for column in columns]
+            if healed:
+                return ""
             if facts and all(fact is not None and (fact.not_null or not fact.old) for fact in facts):
                 self.make_not_null(relation, table, columns, start, end)
                 return ""
@@ -1182,6 +1273,13 @@ class _Judge:
             if any(fact is not None and fact.old and not fact.not_null for fact in facts):
                 return rule
         return ""
+
+    def restricts_nothing(self, index: Key) -> None:
+        """A unique index turns out to be the old key made anew: it was no break, not even before its transaction's end."""
+        self.heal("index", index)
+        made = self.made_keys.get(index)
+        if made is not None:
+            self.schema.remove(self.found, made.finding)
 
     def make_not_null(
         self, relation: Relation, table: Name, columns: Sequence[str], start: int, end: int
@@ -1208,6 +1306,10 @@ class _Judge:
             return False
         texts = frozenset(text for text, _ in elements)
         about = _text(predicate)
+        if len(texts) > 1 and "id" in texts and not relation.known:
+            fact = self.schema.column(relation, "id")
+            if fact is not None and fact.old:
+                return False  # what is called id is a key, as long as nothing else is known
         return not any(
             unique.elements <= texts and unique.predicate in ("", about)
             for unique in self.schema.keys_before.get(relation.key, ())
@@ -1240,9 +1342,8 @@ class _Judge:
             else:
                 facts = [self.schema.column(relation, element) for element in elements]
                 on_old = all(fact is not None and fact.old for fact in facts)
-                same = place[2] == name and (
-                    not certain or (on_old and _says(name, relation.home.name, elements, key))
-                )
+                says = on_old and not predicate and _says(name, relation.home.name, elements, key)
+                same = place[2] == name and (says or not certain)
             if same:
                 self.heal(*place)
                 return True
@@ -1336,7 +1437,15 @@ class _Judge:
             schema.put(schema.relations, place, Relation(key, place, False, "index", unique=unique))
         if not relation.old:
             return
-        if act.unique:
+        if relation.kind not in _VIEWS and (
+            predicate == "" or may_be_true(value_of(act.predicate, self.lookup(relation)))
+        ):
+            what = f"the index {spelled(act.name)}" if act.name else "this index"
+            for tokens, guard in [(act.predicate, ()), *((element, act.predicate) for element in elements)]:
+                if self.expression(act, relation, ("failing", key), tokens, what, predicate=guard):
+                    break
+        if act.unique and relation.kind != "materialized view":  # which nobody writes to
+            self.made_keys[key] = _MadeKey(relation, (self.source, act.start, "add-unique"))
             healed = self.heal_lost_key(relation, name, texts, predicate, None, certain=True)
             lookup = self.lookup(relation)
             pairs = [(text, value_of(element, lookup)) for text, element in zip(texts, elements, strict=True)]
@@ -1358,6 +1467,7 @@ class _Judge:
         schema = self.schema
         unique = relation.unique
         if not relation.old:
+            self.heal("failing", relation.key)
             healed = self.heal("index", relation.key)
             if not healed and unique is not None and unique.on_old and not act.concurrently:
                 self.warn("drop-index-not-concurrent", act, name=str(act.name))
@@ -1383,12 +1493,15 @@ class _Judge:
     def create_type(self, act: a.CreateType) -> None:
         schema = self.schema
         name = schema.to_create(act.name)
-        pending = schema.pending.get(("type", name))
-        if pending is not None and pending.about is not None and set(pending.about) <= set(act.labels or ()):
-            self.heal("type", name)
-            schema.put(schema.types, name, Type(True, labels=act.labels))
-            return
-        schema.put(schema.types, name, Type(False, labels=act.labels))
+        old = self.made_anew("type", name, act.labels)
+        schema.put(schema.types, name, Type(old, labels=act.labels))
+
+    def made_anew(self, kind: str, name: Name, labels: tuple[str, ...] | None) -> bool:
+        """Whether a type takes the place of one that nothing used: without CASCADE it could not have been dropped."""
+        pending = self.schema.pending.get(("type", name, kind, "unused"))
+        if pending is None or (pending.about is not None and not set(pending.about) <= set(labels or ())):
+            return False
+        return self.heal("type", name, kind, "unused")
 
     def create_domain(self, act: a.CreateDomain) -> None:
         schema = self.schema
@@ -1397,7 +1510,9 @@ class _Judge:
         default = default or (act.default is None and base is not None and base.default)
         refuses_null = any(value_of(check, lambda _: None) is False for check in act.checks)
         not_null = act.not_null or refuses_null or (base is not None and base.not_null)
-        schema.put(schema.types, schema.to_create(act.name), Type(False, not_null, default))
+        name = schema.to_create(act.name)
+        old = self.made_anew("domain", name, None)
+        schema.put(schema.types, name, Type(old, not_null, default))
 
     def drop_type(self, act: a.Drop) -> None:
         schema = self.schema
@@ -1408,7 +1523,7 @@ class _Judge:
         schema.put(schema.types, name, None)
         if kind.old:
             self.add(
-                ("type", name),
+                ("type", name, act.kind, "used" if act.cascade else "unused"),
                 "drop-type",
                 act.start,
                 act.end,
@@ -1738,18 +1853,27 @@ class _Judge:
         parent, child = schema.relation(act.parent), schema.relation(act.child)
         if parent is None or child is None:
             return
-        place = (parent.key, child.key)
+        place = (child.key, parent.key)
+        names = {"table": str(act.parent), "name": str(act.child)}
         if act.attach:
-            if not self.heal("partition", *place):
-                schema.put(schema.attached, place, True)
-        elif parent.old and child.old and not schema.attached.get(place):
+            if self.heal("partition", *place):
+                return
+            schema.put(schema.attached, place, True)
+            bounded = any(pending.about for _, pending in self.pending_about("partition", child.key))
+            made = schema.relations.get(schema.resolve(act.child, schema.relations))  # be it by a placeholder
+            old = child.old and (made is None or made.old)
+            if act.partition and old and not bounded:
+                self.add(("bound", *place), "attach-partition", act.start, act.end, **names)
+        elif schema.attached.get(place):
+            self.heal("bound", *place)
+        elif parent.old and child.old:
             self.add(
                 ("partition", *place),
                 "detach-partition",
                 act.start,
                 act.end,
-                table=str(act.parent),
-                name=str(act.child),
+                about=act.partition,
+                **names,
             )
 
     def locks(self, act: a.Locks) -> None:
@@ -1782,6 +1906,8 @@ class _Judge:
             identity = act.name
             old = schema.objects.get((act.kind, act.name), True) is True
         if not old:
+            if act.rule == "alter-sequence" and act.part == "RESTART":
+                self.start_sequence(act.name.name)
             return
         key = (act.rule, identity, act.part)
         if act.heals:
@@ -1979,6 +2105,12 @@ class _Judge:
 
     def calls(self, act: a.Calls) -> None:
         schema = self.schema
+        if schema.unstarted:
+            for table, column in pairwise(
+                ("", *act.sequences)
+            ):  # 't_id_seq', or pg_get_serial_sequence('t', 'id')
+                self.start_sequence(column)
+                self.start_sequence(f"{table}_{column}_seq")
         if not schema.functions or self.learning:
             return
         for name in act.functions:
@@ -2014,7 +2146,9 @@ _NEVER_NAMED = frozenset([  # in the statements of a binary
     "text search parser", "text search template",
 ])  # fmt: skip
 _KEYS_OF_COLUMNS = frozenset(["primary key", "unique"])
-_GROUPED = frozenset(["constraint", "constraint name", "function", "policy", "policy gone", "policy altered"])
+_GROUPED = frozenset([
+    "constraint", "constraint name", "function", "partition", "policy", "policy gone", "policy altered",
+])  # fmt: skip
 _UNQUALIFIED = frozenset(
     [
         "schema",
@@ -2029,6 +2163,14 @@ _UNQUALIFIED = frozenset(
         "transform",
     ]
 )
+_TABLE_SWAPPED = (
+    "Another table takes the name {table}: rows that the running binary wrote since they were copied stay behind in {new}, "
+    "and so do the rights, keys, sequences, triggers and foreign keys that hang on it."
+)
+_STARTS_AT_ONE = (
+    "An INSERT of the running binary that leaves out {table}.{column} takes a number that is in use: the new identity sequence "
+    "starts at 1. START WITH, RESTART or setval() in the same transaction lets it go on."
+)
 _COLUMN_LOST = "Queries of the running binary on {name} fail where they name what the new one leaves out: "
 _FUNCTION_CHANGED = (
     "Calls of {name} by the running binary fail or return something else: the new one has another result, other argument "
@@ -2042,7 +2184,8 @@ _HANDLERS: dict[type, Callable[[_Judge, Any], None]] = {
     a.Transaction: _Judge.transaction, a.Setting: _Judge.setting, a.CreateTable: _Judge.create_table,
     a.CreateView: _Judge.create_view, a.CreateIndex: _Judge.create_index,
     a.CreateFunction: _Judge.create_function, a.CreateTrigger: _Judge.create_trigger,
-    a.Policy: _Judge.policy, a.CreateType: _Judge.create_type, a.CreateDomain: _Judge.create_domain,
+    a.Policy: _Judge.policy, a.CreateType: _Judge.create_type, a.AddValue: _Judge.add_value,
+    a.CreateDomain: _Judge.create_domain,
     a.CreateObject: _Judge.create_object, a.Drop: _Judge.drop, a.Rename: _Judge.rename, a.Move: _Judge.move,
     a.RenamePart: _Judge.rename_part, a.AddColumn: _Judge.add_column, a.DropColumn: _Judge.drop_column,
     a.AlterColumn: _Judge.alter_column, a.AddConstraint: _Judge.add_constraint,
@@ -2243,7 +2386,7 @@ def _may_be_key(name: str, *, index: bool) -> bool:
 def _says(name: str, table: str, columns: Sequence[str], key: a.Constraint | None) -> bool:
     """Whether the name of a key tells that it was on these columns: users_email_key, uniq_users_email."""
     if key is not None and key.kind == "primary key":
-        return len(columns) == 1
+        return len(columns) == 1 or (bool(key.using_index) and "id" not in columns)
     words = [
         word for word in name.split("_") if word not in _KEYS and word not in _PLAIN_INDEXES and word != "key"
     ]

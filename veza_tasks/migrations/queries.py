@@ -13,6 +13,7 @@ def query(cursor: Cursor, statement: Statement) -> Iterator[Action]:
     """SELECT, VALUES, TABLE, WITH, INSERT, UPDATE, DELETE, MERGE, CALL: their calls, and the rows they lose."""
     words, tokens = cursor.words, cursor.tokens
     functions: list[Name] = []
+    sequences: list[str] = []
     for index, word in enumerate(words):
         if word == "(":
             if index and tokens[index - 1].kind in IDENTIFIERS and (index < 2 or words[index - 2] != "INTO"):
@@ -22,6 +23,10 @@ def query(cursor: Cursor, statement: Statement) -> Iterator[Action]:
                 name = Name(schema, tokens[index - 1].name)
                 if name.name == "set_config":
                     yield from _set_config(cursor, index)
+                elif name.name == "setval":
+                    cursor.at = index
+                    for item in cursor.items()[:1]:
+                        sequences += [token.value or token.name for token in item]
                 functions.append(name)
         elif word not in _TELLING_WORDS:
             continue
@@ -38,7 +43,7 @@ def query(cursor: Cursor, statement: Statement) -> Iterator[Action]:
             cursor.at = index + 1
             yield from _catalogue(cursor, index)
     if functions:
-        yield Calls(*whole(cursor), tuple(functions))
+        yield Calls(*whole(cursor), tuple(functions), tuple(filter(None, sequences)))
 
 
 _TELLING_WORDS = frozenset(["FROM", "INTO", "UPDATE"])

@@ -491,6 +491,20 @@ _rule(
     name="orders_total_check",
 )
 _rule(
+    "failing-expression",
+    ERROR,
+    "An index or generated column computes what fails for some values",
+    "An INSERT or UPDATE of the running binary on {table} fails where {part} does: {what} computes it from "
+    "whatever is written.",
+    "Let the expression come to NULL where it cannot be computed: CASE WHEN ... ~ '^[0-9]+$' THEN ... END for a cast, "
+    "NULLIF(..., 0) for a divisor. Or make it a column that the new binary fills.",
+    "CREATE INDEX CONCURRENTLY users_age ON users (((profile ->> 'age')::int));",
+    "CREATE INDEX CONCURRENTLY users_age ON users ((profile ->> 'age'));",
+    table="users",
+    what="the index users_age",
+    part="(profile ->> 'age')::int",
+)
+_rule(
     "restrict-domain",
     ERROR,
     "A domain allows less than before",
@@ -564,6 +578,20 @@ _rule(
     "CREATE TABLE events_2030 PARTITION OF events FOR VALUES FROM ('2030-01-01') TO ('2031-01-01');",
     table="events",
     name="events_2020",
+)
+_rule(
+    "attach-partition",
+    ERROR,
+    "A table that the running binary writes becomes a partition",
+    "An INSERT or UPDATE of the running binary on {name} that lies outside of the bound fails: as a partition "
+    "of {table} it takes no other rows.",
+    "Attach a new table and copy the rows into it in batches; or release a binary that writes to {name} only "
+    "rows within the bound, and attach it in the release after that one.",
+    "ALTER TABLE events ATTACH PARTITION old_events DEFAULT;",
+    "CREATE TABLE events_2030 (LIKE events INCLUDING ALL);\n"
+    "ALTER TABLE events ATTACH PARTITION events_2030 FOR VALUES FROM ('2030-01-01') TO ('2031-01-01');",
+    table="events",
+    name="old_events",
 )
 _rule(
     "view-without-data",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from veza_tasks.migrations.actions import Argument, Constraint, CreateTrigger, Name, Query, Tokens
 from veza_tasks.migrations.columns import elements_of
 from veza_tasks.migrations.conditions import ANY, Value, columns_in
+from veza_tasks.migrations.dynamic import is_placeholder
 from veza_tasks.migrations.lexer import Statement
 
 TEMPORARY = "pg_temp"
@@ -55,6 +56,7 @@ class Column(NamedTuple):
     default: bool | None = None  # None: not known
     value: Value = ANY
     maybe_new: bool = False  # ADD COLUMN IF NOT EXISTS
+    type: str = ""  # "" if it is not known
 
 
 class Rule(NamedTuple):
@@ -82,6 +84,7 @@ class Type(NamedTuple):
     not_null: bool = False
     default: bool = False
     labels: tuple[str, ...] | None = None
+    added: frozenset[str] = frozenset()  # labels that the old binary does not know
 
 
 class PolicyFact(NamedTuple):
@@ -139,7 +142,7 @@ class Schema:
         "attached", "behind", "columns", "constraints", "counts", "functions", "grants", "groups",
         "groups_pending", "keys_before", "log", "next_key", "objects", "path", "pending", "policies",
         "prepared", "relations", "roles", "rules_before", "security", "temporary", "triggers", "triggers_of", "types",
-        "uniques", "unvalidated",
+        "uniques", "unstarted", "unvalidated",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -166,6 +169,9 @@ class Schema:
         self.attached: dict[tuple[Key, Key], bool] = {}
         self.prepared: dict[str, Statement] = {}
         self.unvalidated: dict[tuple[Key, str], bool] = {}  # constraints added NOT VALID in this transaction
+        self.unstarted: dict[
+            str, Any
+        ] = {}  # new identity sequences that start at 1, and the finding about it
         self.pending: dict[Key, Any] = {}
         self.groups_pending: dict[Key, dict[Key, None]] = {}  # the same keys, by what they are about
         self.path: dict[str, tuple[str, ...]] = {}
@@ -231,11 +237,15 @@ class Schema:
         return Name(path[0], name.name)
 
     def is_new_schema(self, schema: str) -> bool:
-        return self.objects.get(("schema", Name("", schema))) is False or schema == TEMPORARY
+        if schema == TEMPORARY:
+            return True
+        return not is_placeholder(schema) and self.objects.get(("schema", Name("", schema))) is False
 
     def relation(self, name: Name) -> Relation | None:
         """What the name stands for; an old, unknown one if nothing was heard of it; None if it is gone."""
         found = self.resolve(name, self.relations)
+        if is_placeholder(name.name) or is_placeholder(name.schema):
+            return Relation(found, found, True)
         if found in self.relations:
             return self.relations[found]
         if found.name.endswith(_IMPLICIT) and self.made_beside(found):
@@ -265,6 +275,8 @@ class Schema:
 
     def type(self, name: Name) -> Type | None:
         found = self.resolve(name, self.types)
+        if is_placeholder(name.name) or is_placeholder(name.schema):
+            return Type(True)
         if found in self.types:
             return self.types[found]
         return Type(not self.is_new_schema(found.schema))
@@ -306,7 +318,7 @@ class Schema:
         }
         for type_name, kind in self.types.items():
             if kind is not None:
-                self.types[type_name] = kind._replace(old=True)
+                self.types[type_name] = kind._replace(old=True, added=frozenset())
         self.objects = {key: True for key, old in self.objects.items() if old is not None}
         self.policies = {
             key: {name: policy._replace(old=True) for name, policy in policies.items()}

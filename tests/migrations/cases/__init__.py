@@ -37,10 +37,6 @@ OVERRULED: Mapping[str, tuple[bool, str]] = {
         "a dynamic statement that cannot be read: nobody can vouch for it, whatever it did here",
     ),
     "default": (True, "who omitted the column counted on its default, and reads NULL now"),
-    "type-made-anew": (
-        True,
-        "drivers keep the number of a type, and a type of the same name has another one",
-    ),
     "copied": (True, "what is written to the old table while its rows are copied is lost with it"),
     "update-is-a-write": (
         False,

@@ -59,6 +59,10 @@ DROP MATERIALIZED VIEW top_tracks;
 -- case: materialized-view-recreated
 DROP MATERIALIZED VIEW IF EXISTS top_tracks;
 CREATE MATERIALIZED VIEW top_tracks AS SELECT id, title, plays FROM tracks;
+-- case: materialized-view-recreated-with-its-index
+DROP MATERIALIZED VIEW top_tracks;
+CREATE MATERIALIZED VIEW top_tracks AS SELECT id, title, plays FROM tracks;
+CREATE UNIQUE INDEX top_tracks_by_id ON top_tracks (id);
 -- case: materialized-view-recreated-empty
 DROP MATERIALIZED VIEW top_tracks;
 CREATE MATERIALIZED VIEW top_tracks AS SELECT id, title, plays FROM tracks WITH NO DATA;
@@ -85,7 +89,6 @@ DROP TYPE address CASCADE;
 -- case: type-range
 DROP TYPE IF EXISTS price_span;
 -- case: type-range-recreated
--- why: type-made-anew
 DROP TYPE price_span;
 CREATE TYPE price_span AS RANGE (subtype = numeric);
 -- case: domain

@@ -314,3 +314,14 @@ BEGIN
     ALTER TABLE users DROP COLUMN bio;
     COMMIT;
 END $$;
+-- case: drops-what-it-may-have-made
+DO $$
+DECLARE t text;
+BEGIN
+    FOR t IN SELECT tablename FROM pg_tables WHERE tablename = 'devices' UNION ALL SELECT 'spare' LOOP
+        IF t = 'spare' THEN
+            EXECUTE format('CREATE TABLE %I (id int)', t);
+        END IF;
+        EXECUTE format('DROP TABLE %I', t);
+    END LOOP;
+END $$;

@@ -132,3 +132,59 @@ CREATE UNIQUE INDEX playlists_seq_uniq ON playlists (seq);
 -- case: unique-over-a-wider-set-than-a-key
 -- needs: history
 CREATE UNIQUE INDEX playlists_id_name_uniq ON playlists (id, name);
+-- case: unique-remade-as-partial
+DROP INDEX users_username_uniq;
+CREATE UNIQUE INDEX users_username_uniq ON users (username) WHERE deleted_at IS NULL;
+-- case: unique-remade-on-an-expression
+DROP INDEX users_username_uniq;
+CREATE UNIQUE INDEX users_username_uniq ON users (lower(username));
+-- case: partial-unique-remade-as-it-was
+-- needs: history
+DROP INDEX tracks_isrc_uniq;
+CREATE UNIQUE INDEX tracks_isrc_uniq ON tracks (isrc) WHERE isrc IS NOT NULL;
+-- case: unique-made-anew-and-renamed
+BEGIN;
+CREATE UNIQUE INDEX users_username_new ON users (username);
+DROP INDEX users_username_uniq;
+ALTER INDEX users_username_new RENAME TO users_username_uniq;
+COMMIT;
+-- case: expression-json-text-to-integer
+CREATE INDEX ON sessions (((data ->> 'age')::integer));
+-- case: expression-json-to-integer
+CREATE INDEX ON sessions (((data -> 'age')::int));
+-- case: expression-cast-as-numeric
+CREATE INDEX ON sessions ((CAST(data ->> 'age' AS numeric(10, 2))));
+-- case: expression-text-to-integer
+CREATE INDEX ON playlists ((note::integer)) WHERE note <> 'x';
+-- case: expression-text-to-uuid
+CREATE INDEX CONCURRENTLY ON documents ((documents.body::uuid)) WHERE body <> 'a';
+-- case: expression-part-of-a-text-to-integer
+CREATE INDEX ON playlists ((split_part(note, '-', 1)::int)) WHERE note <> 'x';
+-- case: expression-predicate-fails
+CREATE INDEX ON sessions (user_id) WHERE (data ->> 'age')::int > 18;
+-- case: expression-division
+CREATE INDEX ON orders ((id / quantity));
+-- case: expression-modulo
+CREATE INDEX ON orders (mod(id, quantity));
+-- case: expression-division-guarded
+CREATE INDEX ON orders ((id / nullif(quantity, 0)));
+CREATE INDEX ON orders ((id / 100));
+CREATE INDEX ON orders ((CASE WHEN quantity <> 0 THEN id / quantity END));
+CREATE INDEX ON orders ((id / quantity)) WHERE quantity > 0;
+-- case: expression-casts-that-never-fail
+CREATE INDEX ON sessions ((data ->> 'age'));
+CREATE INDEX ON sessions (((data -> 'age')::text));
+CREATE INDEX ON orders ((number::varchar(10)));
+CREATE INDEX ON orders ((md5(number)::uuid));
+CREATE INDEX ON orders ((id::numeric));
+CREATE INDEX ON users (lower(email), coalesce(display_name, username));
+CREATE INDEX ON users ((date_trunc('day', deleted_at AT TIME ZONE 'UTC')::date));
+-- case: expression-cast-of-what-looks-like-a-number
+CREATE INDEX ON users ((bio::int)) WHERE bio ~ '^[0-9]{1,8}$';
+CREATE INDEX ON users ((CASE WHEN bio ~ '^[0-9]{1,8}$' THEN bio::int END));
+-- case: expression-dropped-again
+CREATE INDEX ages ON sessions (((data ->> 'age')::integer));
+DROP INDEX ages;
+-- case: expression-of-a-new-column
+ALTER TABLE orders ADD COLUMN code text;
+CREATE INDEX ON orders ((code::integer));

@@ -70,6 +70,7 @@ INSERT INTO tracks (artist_id, title, slug, duration_ms, price) VALUES (1, repea
 INSERT INTO playlists (owner_id, name) VALUES (-1, ''), (-1, '') RETURNING owner_id, name;
 INSERT INTO playlists (id, owner_id, name) VALUES ('00000000-0000-0000-0000-000000000001', 1, 'M') ON CONFLICT (id) DO UPDATE SET name = 'M' RETURNING name;
 UPDATE playlists SET position = -1, public = true;
+UPDATE playlists SET note = 'y-1';
 DELETE FROM playlists WHERE id = '00000000-0000-0000-0000-000000000001';
 DELETE FROM playlists;
 INSERT INTO playlist_tracks (playlist_id, track_id, position) VALUES ('00000000-0000-0000-0000-000000000001', 3, 1);
@@ -83,6 +84,7 @@ INSERT INTO orders (user_id, number, contact, flavour) VALUES (1, 'D-1', '@', ''
 UPDATE orders SET quantity = 0, total = -1 WHERE id = 1;
 INSERT INTO sessions (token, user_id) VALUES ('t9', -7) RETURNING token;
 INSERT INTO sessions (token, user_id, data) VALUES ('t1', 1, '{"a": 1}') ON CONFLICT (token) DO UPDATE SET data = EXCLUDED.data RETURNING data;
+INSERT INTO sessions (token, user_id, data) VALUES ('t8', 1, '{"age": "old"}') RETURNING data;
 DELETE FROM sessions WHERE token = 't1';
 DELETE FROM sessions WHERE expires_at < '2000-01-01';
 INSERT INTO bookings (studio, during) VALUES ('B', '[2026-03-01,2026-03-02)') RETURNING studio;
@@ -106,6 +108,7 @@ UPDATE flags SET begin = 0, declare = -1, type = '';
 SELECT id, owner_id, body FROM documents ORDER BY id;
 INSERT INTO documents (owner_id, body) VALUES (-1, NULL) RETURNING owner_id, body;
 UPDATE documents SET owner_id = 0 RETURNING id;
+UPDATE documents SET body = 'b' RETURNING body;
 DELETE FROM documents WHERE id = 1;
 INSERT INTO documents (id, owner_id) VALUES (1, 5) ON CONFLICT (id) DO UPDATE SET owner_id = 5 RETURNING owner_id;
 INSERT INTO audit.entries (what) VALUES ('w') RETURNING what;

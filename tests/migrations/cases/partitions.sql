@@ -36,3 +36,19 @@ CREATE TABLE metrics (at date NOT NULL, value integer) PARTITION BY RANGE (at);
 CREATE TABLE metrics_2026 PARTITION OF metrics FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
 ALTER TABLE metrics DETACH PARTITION metrics_2026;
 DROP TABLE metrics_2026;
+-- case: attach-an-old-table
+CREATE TABLE all_devices (id bigint NOT NULL, user_id bigint, name text) PARTITION BY RANGE (id);
+ALTER TABLE all_devices ATTACH PARTITION devices FOR VALUES FROM (0) TO (3);
+-- case: attach-an-old-table-and-detach
+CREATE TABLE all_devices (id bigint NOT NULL, user_id bigint, name text) PARTITION BY RANGE (id);
+ALTER TABLE all_devices ATTACH PARTITION devices FOR VALUES FROM (0) TO (3);
+ALTER TABLE all_devices DETACH PARTITION devices;
+-- case: attach-made-in-a-loop
+DO $$
+DECLARE year int;
+BEGIN
+    FOR year IN 2028..2029 LOOP
+        EXECUTE format('CREATE TABLE %I (LIKE events INCLUDING DEFAULTS)', 'events_' || year);
+        EXECUTE format('ALTER TABLE events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', 'events_' || year, year || '-01-01', (year + 1) || '-01-01');
+    END LOOP;
+END $$;

@@ -25,7 +25,6 @@ CREATE TYPE size AS (w integer, h integer);
 ALTER TYPE size ADD ATTRIBUTE d integer, DROP ATTRIBUTE h;
 ALTER TYPE size RENAME ATTRIBUTE w TO width;
 -- case: composite-recreated
--- why: type-made-anew
 DROP CAST (bigint AS track_ref);
 DROP FUNCTION to_track(bigint);
 DROP TYPE track_ref;
@@ -43,3 +42,16 @@ ALTER COLLATION german REFRESH VERSION;
 -- case: cast-created
 CREATE FUNCTION to_role(integer) RETURNS user_role LANGUAGE sql IMMUTABLE AS $$ SELECT 'admin'::user_role $$;
 CREATE CAST (integer AS user_role) WITH FUNCTION to_role(integer);
+-- case: new-enum-value-renamed
+ALTER TYPE track_status ADD VALUE 'review';
+ALTER TYPE track_status RENAME VALUE 'review' TO 'in review';
+-- case: old-enum-value-renamed-beside-a-new-one
+ALTER TYPE track_status ADD VALUE 'review';
+ALTER TYPE track_status RENAME VALUE 'hidden' TO 'gone';
+-- case: domain-made-anew
+DROP DOMAIN IF EXISTS colour;
+CREATE DOMAIN colour AS text;
+-- case: range-made-anew-though-used
+DROP TYPE price_span CASCADE;
+DROP DOMAIN label CASCADE;
+CREATE DOMAIN label AS text;
