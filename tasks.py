@@ -361,7 +361,8 @@ def lint_migrations(
                 command.write(sys.stdout, report.render_trouble(error, format))
             raise ConfigError([str(error)], next_command="inv --help lint-migrations") from None
         colour = command.in_colour(sys.stdout, os.environ)
-        command.write(sys.stdout, report.render(verdict, format, colour=colour))
+        columns = command.columns(sys.stdout)
+        command.write(sys.stdout, report.render(verdict, format, colour=colour, columns=columns))
         if verdict.colour == "red":
             raise Refused(
                 "the running binary cannot live with these migrations",

@@ -50,6 +50,18 @@ def width(words: str) -> int:
     )
 
 
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_terminal_gets_no_line_broken_in_a_word(columns: int, colour: bool) -> None:
+    verdict = lint(f"/* {'x' * 90} */ ALTER TABLE users DROP COLUMN nickname, ADD COLUMN mood text NOT NULL;")
+    shown = re.sub(r"\033\[[0-9;]*m", "", text(verdict, colour=colour, columns=columns))
+    assert all(width(line) <= columns for line in shown.splitlines())
+    assert " ".join(shown.split()) == " ".join(text(verdict, columns=columns).split())
+    for finding in verdict.findings:
+        assert finding.message in " ".join(shown.split())
+        assert finding.recipe in " ".join(shown.split())
+
+
 def underlined(source: str, carets: str) -> str:
     """What stands above the carets on a terminal."""
     start = len(carets) - len(carets.lstrip())

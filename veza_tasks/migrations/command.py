@@ -49,7 +49,8 @@ def main(arguments: Sequence[str], *, environ: Mapping[str, str] = os.environ) -
         write(sys.stdout, render_trouble(trouble, given.format))
         write(sys.stderr, f"cannot tell: {trouble.message}\n")
         return CANNOT_TELL
-    write(sys.stdout, render(verdict, given.format, colour=in_colour(sys.stdout, environ)))
+    colour = in_colour(sys.stdout, environ)
+    write(sys.stdout, render(verdict, given.format, colour=colour, columns=columns(sys.stdout)))
     return FINDINGS if verdict.colour == "red" else CLEAN
 
 
@@ -89,13 +90,22 @@ def in_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
+def columns(stream: TextIO) -> int:
+    """Of the terminal; 0 where there is none, and nothing is folded."""
+    if not stream.isatty():
+        return 0
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
+
+
 def explain(rule: str) -> str:
     """Raises ``CannotTell`` for an unknown rule, naming the nearest."""
     from veza_tasks.migrations.rules import RULES
 
     if rule not in RULES:
         raise CannotTell(f"--explain {configuration.unknown_rules((rule,))[0]}")
-    return explained(RULES[rule])
+    return explained(RULES[rule], columns=columns(sys.stdout))
 
 
 def _verdict(given: argparse.Namespace, environ: Mapping[str, str]) -> Verdict:

@@ -27,10 +27,10 @@ TAB = 4
 _COLOURS = {"error": "31", "warning": "33", "path": "1", "quiet": "2"}
 
 
-def render(verdict: Verdict, form: str, *, colour: bool = False) -> str:
-    """The verdict in one of ``FORMATS``; it ends with a line end."""
+def render(verdict: Verdict, form: str, *, colour: bool = False, columns: int = 0) -> str:
+    """The verdict in one of ``FORMATS``; it ends with a line end. ``columns``: of the terminal, 0 where there is none."""
     if form == "text":
-        return text(verdict, colour=colour)
+        return text(verdict, colour=colour, columns=columns)
     return {"json": _json, "github": _github, "sarif": _sarif}[form](verdict)
 
 
@@ -53,31 +53,39 @@ def one_line(finding: Finding) -> str:
     return f"{_place(finding)}: {finding.level}: {finding.rule}: {_printed(finding.message)}"
 
 
-def text(verdict: Verdict, *, colour: bool = False) -> str:
+def text(verdict: Verdict, *, colour: bool = False, columns: int = 0) -> str:
+    """For people; folded at words where a terminal has so many ``columns``, else a line is as long as it is."""
+
     def paint(words: str, how: str) -> str:
         return f"\033[{_COLOURS[how]}m{words}\033[0m" if colour and words else words
 
     lines: list[str] = []
     for finding in verdict.findings:
-        level = paint(f"{finding.level}: {finding.rule}", finding.level)
-        lines.append(f"{paint(_place(finding), 'path')}: {level}: {_printed(finding.message)}")
+        place, level = _place(finding), f"{finding.level}: {finding.rule}"
+        plain, painted = f"{place}: {level}: ", f"{paint(place, 'path')}: {paint(level, finding.level)}: "
+        first, *more = _folded(finding.message, columns, len(plain), 8)
+        lines += [painted + first, *more]
         if finding in verdict.excerpts:
-            source, caret = _drawn(verdict.excerpts[finding])
+            width = min(WIDTH, max(columns - 10, 20)) if columns else WIDTH
+            source, caret = _drawn(verdict.excerpts[finding], width)
             number = str(finding.line)
             lines.append(f"{paint(f'{number:>5} |', 'quiet')} {source}")
             lines.append(f"{paint('      |', 'quiet')} {paint(caret, finding.level)}")
         recipe = [line.rstrip() for line in finding.recipe.splitlines() if line.strip()]
-        lines += [f"{paint('      =', 'quiet')} {visible(line)}" for line in recipe]
+        for line in recipe:
+            first, *more = _folded(line, columns, 8, 8)
+            lines += [f"{paint('      =', 'quiet')} {first}", *more]
         lines.append("")
     for finding, reason in verdict.allowed:
-        lines.append(f"{_place(finding)}: allowed: {finding.rule}: {_printed(reason)}")
-    lines.append(_printed(verdict.summary))
+        lines += _folded(f"{_place(finding)}: allowed: {finding.rule}: {reason}", columns, 0, 8)
+    lines += _folded(verdict.summary, columns, 0, 0)
     return "\n".join(lines) + "\n"
 
 
-def explained(rule: Rule) -> str:
-    """One rule in full, for ``--explain``."""
-    parts = [f"{rule.id} ({rule.level}): {rule.title}", "", rule.why, "", rule.recipe]
+def explained(rule: Rule, *, columns: int = 0) -> str:
+    """One rule in full, for ``--explain``; ``columns`` as for ``render``."""
+    parts = [f"{rule.id} ({rule.level}): {rule.title}", ""]
+    parts += [*_folded(rule.why, columns, 0, 0), "", *_folded(rule.recipe, columns, 0, 0)]
     if rule.bad:
         parts += ["", "Bad:", *_indented(rule.bad)]
     if rule.good:
@@ -103,17 +111,35 @@ def _printed(words: str) -> str:
     return visible(" ".join(words.split()))
 
 
-def _drawn(excerpt: Excerpt) -> tuple[str, str]:
-    """The line, cut to ``WIDTH`` columns around the finding, and carets in the columns beneath it."""
+def _folded(words: str, columns: int, taken: int, margin: int) -> list[str]:
+    """Words in lines: ``taken`` columns of the first are, the others get a ``margin``. Without ``columns`` it is one line."""
+    words = _printed(words)
+    if not columns:
+        return [words]
+    from textwrap import wrap
+
+    first, *more = wrap(
+        words,
+        columns,
+        initial_indent=" " * taken,
+        subsequent_indent=" " * margin,
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
+    return [first[taken:], *more]
+
+
+def _drawn(excerpt: Excerpt, width: int) -> tuple[str, str]:
+    """The line, cut to ``width`` columns around the finding, and carets in the columns beneath it."""
     cells = list(_cells(excerpt))
     widths = [_width(cell) for cell in cells]
     start = excerpt.start
     stop = max(excerpt.end, start + 1)
     # As much before the finding as leaves it, or its beginning, in sight.
-    first, room = start, max(20, WIDTH - min(sum(widths[start:stop]), WIDTH * 2 // 3))
+    first, room = start, max(20, width - min(sum(widths[start:stop]), width * 2 // 3))
     while first > 0 and sum(widths[first - 1 : start]) <= room:
         first -= 1
-    last, room = first, WIDTH
+    last, room = first, width
     while last < len(cells) and room >= widths[last]:
         room -= widths[last]
         last += 1
