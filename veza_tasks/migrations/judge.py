@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Literal, NamedTuple
 
 from veza_tasks.migrations import actions as a
@@ -142,6 +142,10 @@ class _MadeKey(NamedTuple):
     finding: tuple[int, int, str]
 
 
+_KEPT = 10_000
+"""Statements that are kept for a restart; a longer file is read again."""
+
+
 class _RestartError(Exception):
     """The part turns out not to be one transaction."""
 
@@ -208,19 +212,32 @@ class _Judge:
         self.settle_lock_timeout(here)
 
     def part(self, part: Part) -> None:
+        text = self.sources[self.source].text
+        read = statements(text, start=part.start, end=part.end)
+        kept: list[Statement] = []
+
+        def keeping() -> Iterator[Statement]:
+            for statement in read:
+                if len(kept) <= _KEPT:
+                    kept.append(statement)
+                yield statement
+
+        whole = part.transaction is None
         try:
-            self.run(part, block=part.transaction is not False, whole=part.transaction is None)
+            self.run(keeping() if whole else read, block=part.transaction is not False, whole=whole)
         except _RestartError:
             self.schema.undo(0)
             self.locking.clear()
-            self.run(part, block=False, whole=False)
+            again = (
+                chain(kept, read) if len(kept) <= _KEPT else statements(text, start=part.start, end=part.end)
+            )
+            self.run(again, block=False, whole=False)
 
-    def run(self, part: Part, *, block: bool, whole: bool) -> None:
+    def run(self, read: Iterable[Statement], *, block: bool, whole: bool) -> None:
         self.in_block, self.whole_part, self.touched = block, whole, False
         self.savepoints.clear()
         self.running.clear()
-        text = self.sources[self.source].text
-        for statement in statements(text, start=part.start, end=part.end):
+        for statement in read:
             self.statement(statement)
             if not self.in_block:
                 self.commit()

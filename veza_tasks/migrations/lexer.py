@@ -10,7 +10,7 @@ What cannot be read (an unterminated string, say) raises `Unreadable`: nobody ca
 
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from io import TextIOBase
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -193,9 +193,7 @@ _COLUMNS = rf"\({_SPACE}*+{_NAME}{_SPACE}*+(?:,{_SPACE}*+{_NAME}{_SPACE}*+)*+\)"
 _TABLE = rf"{_NAME}(?:\.{_NAME})*+{_SPACE}*+"
 _INTO = rf"(?i:insert){_SPACE}++(?i:into){_SPACE}++{_TABLE}(?:{_COLUMNS})?+{_SPACE}*+(?i:values){_SPACE}*+"
 _ALL_ROWS = rf"{_ROW}(?:{_SPACE}*+,{_SPACE}*+{_ROW})*+{_SPACE}*+;"
-_INSERTS = re.compile(
-    rf"{_SPACE}*+(?P<into>{_INTO}){_ALL_ROWS}(?:{_SPACE}*+(?P=into){_ALL_ROWS})*+", re.DOTALL
-)
+_INSERTS = rf"{_SPACE}*+(?P<into>{_INTO}){_ALL_ROWS}(?:{_SPACE}*+(?P=into){_ALL_ROWS})*+"
 _INSERT_NEXT = re.compile(rf"{_SPACE}*+(?i:insert){_SPACE}")
 _CONSTANT_WORDS = frozenset(["NULL", "TRUE", "FALSE", "DEFAULT"])
 _SAME_ROW_LIMIT = 64  # tokens; to compare longer rows at each closing parenthesis would not be linear
@@ -310,7 +308,12 @@ def statements(
     constant = True  # an INSERT that follows may hold nothing but constants
     position = start
     while True:
-        while constant and not tokens and (run := _INSERTS.match(text, position, end)):
+        while (
+            constant
+            and not tokens
+            and _INSERT_NEXT.match(text, position, end)
+            and (run := _inserts().match(text, position, end))
+        ):
             into = [_token(raw) for raw in _LEXER.scan(text, *run.span("into")) if raw[1] != ","]
             yield Statement(tuple(into), run.start("into"), run.end())
             position = run.end()
@@ -387,6 +390,12 @@ def statements(
         yield Statement(
             tuple(map(_token, tokens)), tokens[0][2], insert.end if insert else offset + len(value)
         )
+
+
+@cache
+def _inserts() -> re.Pattern[str]:
+    """Compiled when it is first wanted: it takes as long as the rest of the start."""
+    return re.compile(_INSERTS, re.DOTALL)
 
 
 class _Insert:
