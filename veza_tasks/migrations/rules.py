@@ -206,7 +206,7 @@ _rule(
     "Create the replacement on the same columns first (CREATE UNIQUE INDEX CONCURRENTLY) and swap both "
     "in one transaction. To be rid of {name}: release a binary without that ON CONFLICT, and drop it in "
     "the release after that one. If {name} is no key, a name such as ..._check, ..._fkey or idx_... "
-    "tells; or pass the earlier migrations along.",
+    "tells, and so does git where it has the earlier migrations: use inv lint-migrations.",
     "ALTER TABLE users DROP CONSTRAINT users_email_key;",
     "SET lock_timeout = '5s';\nALTER TABLE users DROP CONSTRAINT users_team_id_fkey;",
     table="users",
