@@ -10,20 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from invoke import Collection, Context, Exit, task
 
-from veza_tasks.errors import (
-    Abandoned,
-    ConfigError,
-    Interrupted,
-    NeedsHuman,
-    Refused,
-    ReleaseError,
-    StepFailed,
-)
+from veza_tasks.errors import ConfigError, NeedsHuman, Refused, ReleaseError
+from veza_tasks.events import Note
 
 if TYPE_CHECKING:
     from veza_tasks.run import Run
@@ -55,6 +49,9 @@ HELP = {
     "unproven": "roll a binary without a green record; the value is the reason",
     "at_once": "emergency: all nodes in parallel and in place, without draining; users see errors",
     "yes": "do not ask",
+    "wait": "if another run works on this pool, wait so many seconds (or 5m) for it to end (default 0)",
+    "force": "emergency: break another run's lock; it stops at its next change",
+    "run": "the run's id, as inv history and inv status show it",
     "json": "machine-readable output",
     "base": "compare with this git revision, such as the last release's tag (default origin/main)",
     "staged": "look at the index alone, as a pre-commit hook does",
@@ -116,10 +113,11 @@ def preflight(
         preflight(run, sha256=sha256 or None)
 
 
-@_task("node", "plan", "drain_timeout", "drain_policy")
+@_task("node", "wait", "plan", "drain_timeout", "drain_policy")
 def drain(
     c: Context,
     node: str,
+    wait: str = "",
     plan: bool = False,
     drain_timeout: str = "",
     drain_policy: str = "",
@@ -127,28 +125,41 @@ def drain(
 ) -> None:
     """Take a node out of rotation and wait until idle (step 2)."""
     with _run(
-        c, fleet, plan=plan, knobs=_given(drain_timeout=drain_timeout, drain_policy=drain_policy)
+        c,
+        fleet,
+        changes="drain",
+        wait=wait,
+        plan=plan,
+        knobs=_given(drain_timeout=drain_timeout, drain_policy=drain_policy),
     ) as run:
         from veza_tasks.recipes.single import drain
 
         drain(run, run.fleet.node(node))
 
 
-@_task("node", "plan")
-def ready(c: Context, node: str, plan: bool = False, fleet: str = "") -> None:
+@_task("node", "wait", "plan")
+def ready(c: Context, node: str, wait: str = "", plan: bool = False, fleet: str = "") -> None:
     """Put a drained node back, once it is healthy (steps 4 to 6)."""
-    with _run(c, fleet, plan=plan) as run:
+    with _run(c, fleet, changes="ready", node=node, wait=wait, plan=plan) as run:
         from veza_tasks.recipes.single import ready
 
         ready(run, run.fleet.node(node))
 
 
-@_task("node", "artifact", "sha256", "plan")
+@_task("node", "artifact", "sha256", "wait", "plan")
 def push(
-    c: Context, node: str, artifact: str = "", sha256: str = "", plan: bool = False, fleet: str = ""
+    c: Context,
+    node: str,
+    artifact: str = "",
+    sha256: str = "",
+    wait: str = "",
+    plan: bool = False,
+    fleet: str = "",
 ) -> None:
     """Install a binary on a drained node, restart (steps 3, 4)."""
-    with _run(c, fleet, plan=plan, knobs=_given(artifact=artifact)) as run:
+    with _run(
+        c, fleet, changes="push", node=node, wait=wait, plan=plan, knobs=_given(artifact=artifact)
+    ) as run:
         from veza_tasks.recipes.single import push
 
         push(run, run.fleet.node(node), sha256=sha256 or None)
@@ -169,6 +180,7 @@ def push(
     "accept",
     "reason",
     "rewatch",
+    "wait",
     "plan",
     iterable=("accept",),
 )
@@ -188,6 +200,7 @@ def canary(
     accept: list[str] | None = None,
     reason: str = "",
     rewatch: bool = False,
+    wait: str = "",
     plan: bool = False,
     fleet: str = "",
 ) -> None:
@@ -207,7 +220,9 @@ def canary(
         drain_timeout=drain_timeout,
         drain_policy=drain_policy,
     )
-    with _run(c, fleet, plan=plan, accept=accept, reason=reason, knobs=knobs) as run:
+    with _run(
+        c, fleet, changes="canary", wait=wait, plan=plan, accept=accept, reason=reason, knobs=knobs
+    ) as run:
         from veza_tasks.recipes.release import canary
 
         canary(run, sha256=sha256 or None, rewatch=rewatch)
@@ -222,6 +237,7 @@ def canary(
     "accept",
     "reason",
     "unproven",
+    "wait",
     "plan",
     iterable=("accept",),
 )
@@ -235,6 +251,7 @@ def roll_peers(
     accept: list[str] | None = None,
     reason: str = "",
     unproven: str = "",
+    wait: str = "",
     plan: bool = False,
     fleet: str = "",
 ) -> None:
@@ -245,23 +262,35 @@ def roll_peers(
         peer_nodes=peer_nodes,
         max_unavailable=max_unavailable,
     )
-    with _run(c, fleet, plan=plan, accept=accept, reason=reason, knobs=knobs) as run:
+    with _run(
+        c, fleet, changes="roll-peers", wait=wait, plan=plan, accept=accept, reason=reason, knobs=knobs
+    ) as run:
         from veza_tasks.recipes.release import roll_peers
 
         roll_peers(run, sha256=sha256 or None, unproven=unproven)
 
 
-@_task("rollback_binary", "at_once", "yes", "plan")
+@_task("rollback_binary", "at_once", "force", "yes", "wait", "plan")
 def rollback_all(
     c: Context,
     rollback_binary: str = "",
     at_once: bool = False,
+    force: bool = False,
     yes: bool = False,
+    wait: str = "",
     plan: bool = False,
     fleet: str = "",
 ) -> None:
     """Bring every node back to its last known good binary."""
-    with _run(c, fleet, plan=plan, knobs=_given(rollback_binary=rollback_binary)) as run:
+    with _run(
+        c,
+        fleet,
+        changes="rollback-all",
+        wait=wait,
+        force=force,
+        plan=plan,
+        knobs=_given(rollback_binary=rollback_binary),
+    ) as run:
         from veza_tasks.recipes.rollback import rollback_all, ways
 
         found = ways(run)
@@ -269,25 +298,69 @@ def rollback_all(
         screen = _screen(run)
         screen.show_table("rollback-all", ("node", "runs", "would go"), rows)
         if not (yes or plan or all(way.is_there for way in found)):
-            _confirm(screen, "at once and in place" if at_once else "one after the other, with drain")
+            how = "at once and in place" if at_once else "one after the other, with drain"
+            _confirm(screen, f"Roll back {how}", "inv rollback-all --yes")
         rollback_all(run, found, at_once=at_once)
 
 
 @_task("json")
 def status(c: Context, json: bool = False, fleet: str = "") -> None:
-    """What each node runs, and whether it serves."""
+    """What each node runs, whether it serves, who is at work."""
     with _run(c, fleet) as run:
-        from veza_tasks.recipes.status import as_rows, status
+        from veza_tasks.recipes.status import as_rows, lock_holder, status
 
         found = status(run)
+        holder = lock_holder(run)
         if json:
-            _print_json([node.as_json() for node in found])
+            nodes = [node.as_json() for node in found]
+            _print_json({"lock": asdict(holder) if holder else None, "nodes": nodes})
         else:
             _screen(run).show_table("status", *as_rows(found))
+            if holder:
+                run.emit(Note(f"locked: {holder.told(run.clock.now())}"))
         if any(node.problems for node in found):
             raise NeedsHuman(
                 "; ".join(f"{node.node}: {problem}" for node in found for problem in node.problems)
             )
+
+
+@_task("run", "json")
+def history(c: Context, run: str = "", json: bool = False, fleet: str = "") -> None:
+    """Which runs there were, from any machine; one step by step."""
+    from veza_tasks.capabilities.journal import folder
+    from veza_tasks.recipes import history as recipe
+
+    journals = folder(os.environ)
+    with _run(c, fleet) as here:
+        if run:
+            lines = recipe.steps(journals, run)
+            if json:
+                _print_json(lines)
+            else:
+                _screen(here).show_table(f"run {run}", ("s", "what", ""), list(recipe.in_words(lines)))
+            return
+        found = recipe.history(here, journals)
+        if json:
+            _print_json(found)
+        else:
+            _screen(here).show_table("history", *recipe.as_rows(found))
+
+
+@_task("run", "yes")
+def unlock(c: Context, run: str = "", yes: bool = False, fleet: str = "") -> None:
+    """Take the lock from a run that died, after a look."""
+    with _run(c, fleet) as here:
+        from veza_tasks.recipes.status import as_rows, status
+        from veza_tasks.recipes.unlock import held_by, unlock
+
+        held = held_by(here, run)
+        screen = _screen(here)
+        screen.show_table("status", *as_rows(status(here)))
+        here.emit(Note(held.told(here.clock.now())))
+        if not yes:
+            _confirm(screen, "Take the lock from this run", f"inv unlock --run {run} --yes")
+        unlock(here, held)
+        here.emit(Note("unlocked; next: inv status, then the command that this run did not finish"))
 
 
 @_task("json")
@@ -372,7 +445,18 @@ def lint_migrations(
 
 
 ns = Collection(
-    preflight, drain, ready, push, canary, roll_peers, rollback_all, status, config, lint_migrations
+    preflight,
+    drain,
+    ready,
+    push,
+    canary,
+    roll_peers,
+    rollback_all,
+    status,
+    history,
+    unlock,
+    config,
+    lint_migrations,
 )
 
 
@@ -416,61 +500,82 @@ def _run(
     c: Context,
     fleet: str,
     *,
+    changes: str = "",
+    node: str = "",
     plan: bool = False,
+    wait: str = "",
+    force: bool = False,
     accept: list[str] | None = None,
     reason: str = "",
     knobs: Mapping[str, object] = NO_KNOBS,
 ) -> Iterator[Run]:
-    """Everything a recipe needs, and every way out of it with its exit code."""
+    """Everything a recipe needs, and every way out of it with its exit code.
+
+    ``changes`` is the task's name if it changes the fleet: then it holds the lock and is on record. ``node`` must be of the
+    fleet.
+    """
     from veza_tasks.screen import open_screen
 
     with open_screen(sys.stdout, environ=os.environ) as screen, _exit_codes(screen):
         settings = _load(c, fleet, knobs=knobs).settings
+        if node:
+            settings.node(node)
+        seconds = _seconds(wait)
 
+        from veza_tasks.capabilities.journal import folder
         from veza_tasks.clock import SystemClock
+        from veza_tasks.events import Listeners
         from veza_tasks.fleet import Fleet
+        from veza_tasks.recipes.operation import endings, operation
         from veza_tasks.run import Run, new_run_id, operator
         from veza_tasks.signals import Signals
 
         clock = SystemClock()
+        emit = Listeners(screen)
         allowed: Mapping[str, str] = {}
         if accept:
             from veza_tasks.recipes.preflight import accepted
 
             allowed = accepted(accept, reason)
-        reached = Fleet(settings, emit=screen, plan=plan)
+        reached = Fleet(settings, emit=emit, plan=plan)
         reached.open_ahead()
         try:
-            with Signals(screen) as signals:
-                yield Run(
+            with Signals(emit) as signals:
+                run = Run(
                     id=new_run_id(clock),
                     who=operator(),
+                    task=changes,
                     settings=settings,
                     fleet=reached,
                     clock=clock,
-                    emit=screen,
+                    emit=emit,
                     signals=signals,
                     plan=plan,
                     accepted=allowed,
                 )
-        except (StepFailed, Interrupted, Abandoned) as stop:
-            raise _ended(stop, changed=reached.changed) from stop.__cause__
+                around = (
+                    operation(run, journals=folder(os.environ), wait=seconds, force=force)
+                    if changes
+                    else endings(run)
+                )
+                with around:
+                    yield run
         finally:
             reached.close()
 
 
-def _ended(stop: BaseException, *, changed: bool) -> ReleaseError:
-    """What a step's failure, a signal or a lost connection outside of any recipe's care means for the fleet."""
-    message = stop.message if isinstance(stop, ReleaseError) else str(stop)
-    next_command = stop.next_command if isinstance(stop, ReleaseError) else ""
-    if not changed:
-        state = "Nothing was changed."
-        return Refused(message, state=state, next_command=next_command or "the same command again")
-    return NeedsHuman(
-        message,
-        state="Nothing was put back after that; a node may be out of rotation, marked as ours.",
-        next_command="inv status; then the same command again, or inv rollback-all",
-    )
+def _seconds(text: str) -> float:
+    """The value of ``--wait``.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    from veza_tasks.settings import seconds
+
+    try:
+        return seconds(text) if text else 0.0
+    except ValueError as error:
+        raise ConfigError([f"--wait: {error}"], next_command="inv --help canary") from None
 
 
 @contextmanager
@@ -488,18 +593,17 @@ def _exit_codes(screen: Screen | None) -> Iterator[None]:
 def _screen(run: Run) -> Screen:
     from veza_tasks.screen import Screen
 
-    assert isinstance(run.emit, Screen)
-    return run.emit
+    return next(listener for listener in run.emit if isinstance(listener, Screen))
 
 
-def _confirm(screen: Screen, how: str) -> None:
+def _confirm(screen: Screen, question: str, without_asking: str) -> None:
     screen.flush()
     try:
-        answer = input(f"Roll back {how}? [y/N] ") if sys.stdin.isatty() else ""
+        answer = input(f"{question}? [y/N] ") if sys.stdin.isatty() else ""
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        raise Refused("not confirmed", state="Nothing was changed.", next_command="inv rollback-all --yes")
+        raise Refused("not confirmed", state="Nothing was changed.", next_command=without_asking)
 
 
 def _print_json(value: object) -> None:

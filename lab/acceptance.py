@@ -133,7 +133,8 @@ class Command:
         self, fleet_file: Path, arguments: Sequence[str], *, transcript: Path, knobs: Mapping[str, str]
     ) -> None:
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-        settings = {"FLEET": str(fleet_file), **knobs}
+        # Its journal lies with what it said.
+        settings = {"FLEET": str(fleet_file), "XDG_STATE_HOME": str(transcript.parent.resolve()), **knobs}
         assigned = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
         self.command = " ".join([*assigned, "inv", shlex.join(arguments)])
         self._transcript = transcript

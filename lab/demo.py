@@ -128,7 +128,7 @@ def _versions(fleet: Fleet) -> dict[str, str]:
         text=True,
         check=False,
     )
-    return {node["node"]: node["version"] for node in json.loads(told.stdout)}
+    return {node["node"]: node["version"] for node in json.loads(told.stdout)["nodes"]}
 
 
 def _show(arguments: Sequence[str], fleet: Fleet, transcript: Path) -> int:
@@ -163,7 +163,8 @@ def _inv(arguments: Sequence[str]) -> list[str]:
 
 
 def _environment(fleet: Fleet) -> dict[str, str]:
-    return {**os.environ, "FLEET": str(fleet.fleet_file), "SLI_WINDOW": str(WINDOW)}
+    journals = {"XDG_STATE_HOME": str(EVIDENCE)}
+    return {**os.environ, **journals, "FLEET": str(fleet.fleet_file), "SLI_WINDOW": str(WINDOW)}
 
 
 def _headline(text: str) -> None:

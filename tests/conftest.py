@@ -13,6 +13,14 @@ from lab import incus
 from tests.memory import MemoryFleet
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _journals_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test writes into the state directory of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> MemoryFleet:
     """Two nodes in memory, the canary and one peer, under load."""

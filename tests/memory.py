@@ -16,21 +16,23 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import tasks
-from veza_tasks.adapters import haproxy
+from veza_tasks.adapters import deadman, haproxy
 from veza_tasks.adapters import node as scripts
 from veza_tasks.adapters.host import Command, Held, Host, Progress, Reply
 from veza_tasks.adapters.prometheus import EMPTY, NoData, Prometheus, Row, Sample
+from veza_tasks.capabilities.journal import HISTORY
 from veza_tasks.capabilities.rotation import DRAINED
-from veza_tasks.errors import Abandoned, Interrupted, OutcomeUnknown, ReleaseError, StepFailed, Unreachable
-from veza_tasks.events import Event
+from veza_tasks.errors import OutcomeUnknown, ReleaseError, Unreachable
+from veza_tasks.events import Event, Listeners
 from veza_tasks.fleet import Fleet
+from veza_tasks.recipes.operation import endings, operation
 from veza_tasks.run import Run
 from veza_tasks.settings import Settings
 from veza_tasks.signals import Signals
@@ -51,8 +53,13 @@ REQUEST = 0.03
 """How long a client's request takes."""
 STOPPING = 0.1
 """How long the old process takes to end."""
+REBOOT = 3.0
+"""How long a machine takes from going down to starting its units."""
 AUTO_RESTART, START_LIMIT = 0.1, 5
 """systemd's ``RestartSec`` and ``StartLimitBurst``."""
+
+
+_RUNS = itertools.count(1)
 
 
 class Killed(BaseException):
@@ -106,6 +113,34 @@ class Process:
 
 
 @dataclass(eq=False)
+class Switch:
+    """A machine's dead-man's switch: what lies on its disk (``phase`` names the file), and what systemd knows of it.
+
+    ``timers`` tells when the timer of a generation elapses, ``restarted_at`` when a revert under way has its process.
+    """
+
+    prepared: bool = False
+    guarded: bool = False
+    phase: str = ""
+    run: str = ""
+    generation: int = 0
+    digest: str = ""
+    seconds: int = 0
+    since: float = 0.0
+    outcome: str = ""
+    timers: dict[tuple[str, int], float] = field(default_factory=dict)
+    restarted_at: float = math.inf
+
+    @property
+    def busy(self) -> bool:
+        return self.restarted_at < math.inf
+
+    @property
+    def text(self) -> str:
+        return f"{self.run} {self.generation} veza-backend-api {self.digest} {self.seconds} {self.outcome}"
+
+
+@dataclass(eq=False)
 class Machine:
     """An instance that runs the backend."""
 
@@ -127,6 +162,7 @@ class Machine:
     errors: float = 0.0
     scraped: list[tuple[float, float, float]] = field(default_factory=list)
     cut_uploads_at: int | None = None
+    switch: Switch = field(default_factory=Switch)
 
     def listens(self, now: float) -> bool:
         process = self.process
@@ -191,6 +227,7 @@ class World:
             for number, (name, machine) in enumerate(self.machines.items())
         }
         self.config: dict[str, dict[str, str]] = {name: {} for name in [*names, "haproxy"]}
+        self.profiles: dict[str, dict[str, str]] = {}
         self.failed = 0.0
         self.most_out = 0
         self.effects: list[str] = []
@@ -245,6 +282,8 @@ class World:
                 yield server.next_check
             for machine in self.machines.values():
                 yield machine.starts_again_at
+                yield machine.switch.restarted_at
+                yield from machine.switch.timers.values()
                 if process := machine.process:
                     yield process.started + process.behaviour.lives
                     yield process.started + process.behaviour.boot
@@ -283,6 +322,7 @@ class World:
                 machine.starts_again_at = math.inf
                 machine.restarts += 1
                 self._start(machine)
+            self._dead_mans_hand(machine)
         for server in self.servers.values():
             while now >= server.next_check:
                 server.next_check += CHECK_EVERY
@@ -328,6 +368,66 @@ class World:
         else:
             machine.active, machine.sub = "activating", "auto-restart"
             machine.starts_again_at = self.time + AUTO_RESTART
+
+    # The dead-man's switch
+
+    def _dead_mans_hand(self, machine: Machine) -> None:
+        """Timers that have elapsed put the old binary back, unless a later generation counts."""
+        switch = machine.switch
+        if machine.status != "Running":
+            switch.timers.clear()
+        if self.time >= switch.restarted_at:
+            switch.restarted_at = math.inf
+            machine.restarts = machine.starts = 0
+            self._start(machine)
+            self._bury(switch)
+        for timer, at in list(switch.timers.items()):
+            if self.time >= at:
+                del switch.timers[timer]
+                if switch.phase == "armed" and timer == (switch.run, switch.generation):
+                    self.revert(machine)
+
+    def revert(self, machine: Machine, *, restart: bool = True) -> None:
+        """What the program on the machine does once it holds the lock; twice is harmless."""
+        switch, files = machine.switch, machine.files
+        switch.phase, switch.outcome = "reverting", f"{int(EPOCH + self.time)} {switch.digest} is back"
+        kept = f"{KEPT}/{switch.digest}"
+        if machine.installed != switch.digest:
+            if kept not in files or files[kept].digest != switch.digest:
+                switch.outcome = f"{int(EPOCH + self.time)} failed: no binary with sha256 {switch.digest}"
+                self._bury(switch)
+                return
+            if INSTALLED in files:
+                replaced = files[INSTALLED]
+                files[f"{KEPT}/{replaced.digest}"] = replaced
+                files.setdefault(f"{KEPT}/{replaced.digest}.version", File("", text="unknown"))
+                replaced.changed = self.time
+            files[INSTALLED] = files.pop(kept)
+            files[INSTALLED].changed = self.time
+        if not restart or machine.running == switch.digest:
+            self._bury(switch)
+            return
+        self.failed += self.sessions(self.servers[machine.name])
+        machine.process, machine.starts_again_at = None, math.inf
+        machine.active, machine.sub = "deactivating", "stop-sigterm"
+        switch.restarted_at = self.time + STOPPING
+        self._next = 0.0
+
+    def _bury(self, switch: Switch) -> None:
+        switch.phase, switch.guarded = "tombstone", False
+
+    def reboot(self, machine: Machine) -> None:
+        """Timers do not outlive it; what is armed is reverted before the unit starts."""
+        switch = machine.switch
+        machine.process, machine.since = None, None
+        machine.active, machine.sub, machine.starts_again_at = "inactive", "dead", math.inf
+        switch.timers.clear()
+        switch.restarted_at = math.inf
+        self.advance(REBOOT)
+        if switch.guarded and switch.phase in ("armed", "reverting"):
+            self.revert(machine, restart=False)
+        machine.restarts = machine.starts = 0
+        self._start(machine)
 
     # HAProxy
 
@@ -443,6 +543,8 @@ class MemoryHost:
         with self.world.lock:
             self.world.advance(0.005)
             self._note(effect)
+            if list(argv[:3]) == ["incus", "query", "--request"]:
+                return self._query(argv[3], argv[-1], json.loads(argv[5]) if "--data" in argv else {})
             match _client(argv):
                 case ["list", "local:", "--format", "json"]:
                     return Reply(0, self._list())
@@ -473,6 +575,28 @@ class MemoryHost:
                         case ["exec", receiver, *rest]:
                             return self._receive(self._machine(receiver), rest, file)
         raise NotUnderstood(f"{list(argv)} into {list(into)}")
+
+    def _query(self, method: str, url: str, body: Mapping[str, Any]) -> Reply:
+        profiles = self.world.profiles
+        path, _, project = url.removeprefix("local:/1.0/profiles").partition("?project=")
+        name = path.removeprefix("/")
+        match method:
+            case _ if project != "default":
+                raise NotUnderstood(url)
+            case "POST" if body["name"] in profiles:
+                text = f'Error: Error inserting "{body["name"]}" into database: The profile already exists'
+                return Reply(1, err=text)
+            case "POST":
+                profiles[body["name"]] = dict(body["config"])
+            case _ if name not in profiles:
+                return Reply(1, err="Error: Fetch profile: Profile not found")
+            case "GET":
+                return Reply(0, json.dumps({"name": name, "config": profiles[name], "used_by": []}))
+            case "PATCH":
+                profiles[name] |= body["config"]
+            case "DELETE":
+                del profiles[name]
+        return Reply(0)
 
     def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
         with self.world.lock:
@@ -507,7 +631,8 @@ class MemoryHost:
         pass
 
     def _note(self, effect: str) -> None:
-        if effect:
+        # What a run keeps on the fleet about itself changes nothing there.
+        if effect and "veza-tasks.lock." not in effect and f"{MARK}{HISTORY}" not in effect:
             self.world.effects.append(effect)
 
     def _list(self) -> str:
@@ -588,7 +713,71 @@ class MemoryHost:
                 return Reply(0, f"{file.identity}\n")
             case scripts.INSTALL, [folder, digest, replacing]:
                 return self._install(machine, folder, digest, replacing)
+            case _ if script in _SWITCH:
+                return Reply(*self._switch(machine, machine.switch, script, arguments))
         raise NotUnderstood(f"{machine.name}: {script} {list(arguments)}")
+
+    def _switch(
+        self, machine: Machine, switch: Switch, script: str, arguments: Sequence[str]
+    ) -> tuple[int, str, str]:
+        """The scripts of the dead-man's switch: exit status and both outputs."""
+        if switch.busy and script in (deadman.ARM, deadman.RENEW, deadman.DISARM):
+            return 0, "stands=busy\n", ""
+        match script, arguments:
+            case deadman.PREPARE, [_, "veza-backend-api", digest, _]:
+                switch.prepared = switch.guarded = True
+                kept = machine.files.get(f"{KEPT}/{digest}")
+                there = machine.installed == digest or (kept is not None and kept.digest == digest)
+                return (0, "", "") if there else (1, "", f"no binary with sha256 {digest}")
+            case deadman.ARM, [*_] if not switch.prepared:
+                return 2, "", "cd: can't cd to veza-api.deadman"
+            case deadman.ARM | deadman.RENEW, [*_] if switch.phase == "reverting":
+                return 0, "stands=reverting\n", ""
+            case deadman.ARM, [_, "veza-backend-api", run, digest, seconds]:
+                later = switch.generation if (switch.phase, switch.run) == ("armed", run) else 0
+                switch.phase, switch.run, switch.generation, switch.outcome = "armed", run, later, ""
+                switch.digest, switch.seconds = digest, int(seconds)
+                return 0, self._arm(switch), ""
+            case deadman.RENEW, [_, run] if (switch.phase, switch.run) == ("armed", run):
+                return 0, self._arm(switch), ""
+            case deadman.DISARM | deadman.RENEW, [_, run] if switch.phase == "armed" and switch.run != run:
+                return 0, f"stands=another {switch.run}\n", ""
+            case deadman.DISARM, [_, _] if switch.phase == "reverting":
+                self.world.revert(machine)
+                return 0, "stands=busy\n", ""
+            case deadman.DISARM | deadman.RENEW, [_, _]:
+                if script == deadman.DISARM:
+                    switch.phase = switch.phase.replace("armed", "")
+                    switch.guarded = False
+                    switch.timers.clear()
+                dead = f"stands=tombstone\ntombstone={switch.text}\n"
+                return 0, dead if switch.phase == "tombstone" else "stands=nothing\n", ""
+            case deadman.CLEAR, [_]:
+                switch.phase = switch.phase.replace("tombstone", "")
+                return 0, "", ""
+            case deadman.LOOK, [_]:
+                lines = [
+                    f"timers={' '.join(f'{deadman.PREFIX}-{run}-{number}.timer' for run, number in switch.timers)}",
+                    f"guard={'enabled' if switch.guarded else ''}",
+                    f"now={int(EPOCH + self.world.time + machine.skew)}",
+                    *([f"{switch.phase}={int(EPOCH + switch.since)} {switch.text}"] if switch.phase else []),
+                ]
+                return 0, "\n".join(lines) + "\n", ""
+        raise NotUnderstood(f"{machine.name}: {script} {list(arguments)}")
+
+    def _arm(self, switch: Switch) -> str:
+        """The next generation of what is armed, as ``ARM`` and ``RENEW`` tell of it."""
+        switch.timers.pop((switch.run, switch.generation), None)
+        switch.timers = {timer: at for timer, at in switch.timers.items() if timer[0] == switch.run}
+        switch.generation += 1
+        switch.since = self.world.time
+        switch.timers[switch.run, switch.generation] = self.world.time + switch.seconds
+        self.world._next = 0.0
+        began = self.world.time
+        return (
+            f"stands=armed\nActiveState=active\nActiveEnterTimestampMonotonic={round(began * 1e6)}\n"
+            f"NextElapseUSecMonotonic={began + switch.seconds:.6f}s\n"
+        )
 
     def _install(self, machine: Machine, folder: str, digest: str, replacing: str) -> Reply:
         files, now, kept, binary = (
@@ -775,7 +964,11 @@ class Faults:
         raise Killed
 
 
-_SCRIPTS = {value: name for name, value in vars(scripts).items() if isinstance(value, str)}
+_SWITCH = {deadman.PREPARE, deadman.ARM, deadman.RENEW, deadman.DISARM, deadman.CLEAR, deadman.LOOK}
+_SCRIPTS = {
+    **{value: f"deadman.{name}" for name, value in vars(deadman).items() if isinstance(value, str)},
+    **{value: name for name, value in vars(scripts).items() if isinstance(value, str)},
+}
 
 
 class FaultyHost:
@@ -803,6 +996,8 @@ class FaultyHost:
             )
 
         words = argv[len(self._client) :]
+        if words[0] == "query":
+            words = ["query", words[2]]
         what = " ".join(words[:2] if words[0] == "exec" else words[:4]).partition("=")[0]
         return self._faults.call(self.name, what, make, changes=bool(effect), odd=_odd, timeout=timeout)
 
@@ -833,6 +1028,13 @@ class Ending:
         return (
             f"{error.message}\n{error.state}\n{error.next_command}" if isinstance(error, ReleaseError) else ""
         )
+
+
+@dataclass(kw_only=True)
+class MemoryRun(Run):
+    """A run, and the folder where its journal goes."""
+
+    journals: Path
 
 
 class MemoryFleet:
@@ -878,9 +1080,12 @@ class MemoryFleet:
         return path
 
     def run(self, faults: Faults | None = None, *, plan: bool = False, **more: Any) -> Run:
-        """A run on this fleet. ``accepted`` is what ``--accept`` gives; all other keywords are knobs."""
+        """A run on this fleet. ``accepted`` is what ``--accept`` gives, ``prometheus`` another one; all other keywords are knobs."""
         accepted: Mapping[str, str] = more.pop("accepted", {})
+        prometheus = more.pop("prometheus", lambda _: MemoryPrometheus(self.world))
         settings = Settings.model_validate({**self.knobs, **more})
+
+        emit = Listeners(self._emit)
 
         def connect(name: str, _: Settings) -> Host:
             host = MemoryHost(name, self.world)
@@ -893,20 +1098,22 @@ class MemoryFleet:
 
         fleet = Fleet(
             settings,
-            emit=self._emit,
+            emit=emit,
             plan=plan,
             connect=connect,
             get=get,
-            prometheus=lambda _: MemoryPrometheus(self.world),
+            prometheus=prometheus,
         )
-        made = Run(
-            id=f"run-{self.world.time:.4f}",
+        made = MemoryRun(
+            journals=self.folder / "journals",
+            task="test",
+            id=f"run-{next(_RUNS)}",
             who="somebody@somewhere",
             settings=settings,
             fleet=fleet,
             clock=self.world,
-            emit=self._emit,
-            signals=Signals(self._emit),
+            emit=emit,
+            signals=Signals(emit),
             plan=plan,
             accepted=accepted,
         )
@@ -920,9 +1127,13 @@ class MemoryFleet:
 
     @property
     def marks(self) -> dict[str, dict[str, str]]:
-        """Our marks by instance, where there are any."""
+        """Our marks by instance, where there are any, but for the history of runs."""
         found = {
-            name: {key.removeprefix(MARK): value for key, value in config.items() if key.startswith(MARK)}
+            name: {
+                key.removeprefix(MARK): value
+                for key, value in config.items()
+                if key.startswith(MARK) and key != MARK + HISTORY
+            }
             for name, config in self.world.config.items()
         }
         return {name: marks for name, marks in found.items() if marks}
@@ -945,13 +1156,27 @@ class MemoryFleet:
         return "\n".join(str(event) for event in self.events)
 
 
-def ending(run: Run, recipe: Callable[[Run], object]) -> Ending:
-    """Let a recipe run, and say how it ended as the tasks do; a killed run ends with -9."""
+class AtOnce(Executor):
+    """What would be done in a thread is done at once, so that a test's calls come in one order."""
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **keywords: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(work(*args, **keywords))
+        except BaseException as error:  # noqa: BLE001 - as an executor's thread does
+            future.set_exception(error)
+        return future
+
+
+def ending(run: Run, recipe: Callable[[Run], object], *, looks: bool = False, **more: Any) -> Ending:
+    """Let a recipe run, and say how it ended as the tasks do; a killed run ends with -9. ``more`` goes to ``operation``.
+
+    One that only ``looks`` takes no lock.
+    """
+    assert isinstance(run, MemoryRun)
     try:
-        recipe(run)
-    except (StepFailed, Interrupted, Abandoned) as stop:
-        error = tasks._ended(stop, changed=run.fleet.changed)
-        return Ending(error.exit_code, error)
+        with endings(run) if looks else operation(run, journals=run.journals, ahead=AtOnce(), **more):
+            recipe(run)
     except ReleaseError as error:
         return Ending(error.exit_code, error)
     except Killed as killed:

@@ -15,6 +15,7 @@ TASKS = (
     "canary",
     "config",
     "drain",
+    "history",
     "lint-migrations",
     "preflight",
     "push",
@@ -22,6 +23,7 @@ TASKS = (
     "roll-peers",
     "rollback-all",
     "status",
+    "unlock",
 )
 CHANGING = ("canary", "drain", "push", "ready", "roll-peers", "rollback-all")
 

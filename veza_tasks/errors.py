@@ -3,6 +3,7 @@
     ReleaseError                    exit
     ├── ConfigError                  2   settings are wrong; no connection was opened
     ├── Refused                      3   refused or undone; nothing is changed
+    │   └── LockHeld                     another run works on this pool
     ├── RolledBack                   4   the canary is back on the last known good binary
     ├── NeedsHuman                   5   a node or peer waits for a human
     ├── RollbackFailed               6   act now
@@ -11,6 +12,7 @@
         │   ├── Unreachable              nothing was sent
         │   ├── HostKeyRefused           nothing was sent
         │   └── OutcomeUnknown           sent, and no answer: look before deciding
+        ├── JournalFailed                no change is made that is not on record
         ├── DrainTimeout
         ├── InstallFailed
         ├── HealthCheckFailed
@@ -18,6 +20,7 @@
         └── SliBreached
     Interrupted                      -   a signal; the recipe decides 3, 4 or 5 by what has changed
     Abandoned (BaseException)        5   the third signal: stop at once
+    LockLost (BaseException)         5   somebody else took the fleet over: stop at once, put nothing back
 
 Exit codes answer "what state is the fleet in?". 1 is Invoke's refusal of a mistyped flag, or a bug of ours.
 """
@@ -60,6 +63,10 @@ class Refused(ReleaseError):
     exit_code = 3
 
 
+class LockHeld(Refused):
+    """Another run works on this pool."""
+
+
 class RolledBack(ReleaseError):
     """The canary is back on the last known good binary and serving."""
 
@@ -100,6 +107,10 @@ class OutcomeUnknown(FleetError):
     """A command was sent and no trustworthy answer came back: it may or may not have run."""
 
 
+class JournalFailed(StepFailed):
+    """The journal cannot be written; no change is made that is not on record."""
+
+
 class DrainTimeout(StepFailed):
     """A node still serves after ``DRAIN_TIMEOUT`` (runbook step 2)."""
 
@@ -126,3 +137,10 @@ class Interrupted(Exception):
 
 class Abandoned(BaseException):
     """The third signal: stop at once, whatever is in hand."""
+
+
+class LockLost(BaseException):
+    """The fleet's lock is not ours any more: whoever has it decides what happens, so that nothing is rolled back by us.
+
+    The text says who has it.
+    """

@@ -65,7 +65,10 @@ class Fleet:
     ) -> None:
         self._settings = settings
         self._prometheus = prometheus
-        self.hosts = {name: GuardedHost(connect(name, settings), emit, plan=plan) for name in settings.hosts}
+        self._connect = connect
+        self._bare = {name: connect(name, settings) for name in settings.hosts}
+        self._late: list[Host] = []
+        self.hosts = {name: GuardedHost(host, emit, plan=plan) for name, host in self._bare.items()}
         timeout = settings.command_timeout
         self.incus = {
             name: Incus(host, settings.hosts[name], timeout=timeout) for name, host in self.hosts.items()
@@ -84,6 +87,20 @@ class Fleet:
             timeout=timeout,
             get=get,
         )
+
+    @property
+    def for_records(self) -> Incus:
+        """Incus on the load balancer's host, for what a run keeps there about itself: that is no change of the fleet.
+
+        After ``close`` it is on a new connection: an abandoned run still gives its lock back.
+        """
+        name = self._settings.load_balancer.host
+        if self._bare:
+            host = self._bare[name]
+        else:
+            self._late = self._late or [self._connect(name, self._settings)]
+            host = self._late[0]
+        return Incus(host, self._settings.hosts[name], timeout=self._settings.command_timeout)
 
     @property
     def changed(self) -> bool:
@@ -128,5 +145,7 @@ class Fleet:
             incus.open_ahead([balancer.instance] * (balancer.incus is incus) + instances)
 
     def close(self) -> None:
-        for host in self.hosts.values():
+        self._bare.clear()
+        for host in (*self.hosts.values(), *self._late):
             host.close()
+        self._late.clear()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from veza_tasks.clock import Clock
 from veza_tasks.errors import ReleaseError
-from veza_tasks.events import Emit, StepBroke, StepDone, StepStarted, Waiting
+from veza_tasks.events import Listeners, StepBroke, StepDone, StepStarted, Waiting
 from veza_tasks.fleet import Fleet
 from veza_tasks.settings import Settings
 from veza_tasks.signals import Signals
@@ -41,8 +41,9 @@ class Run:
     settings: Settings
     fleet: Fleet
     clock: Clock
-    emit: Emit
+    emit: Listeners
     signals: Signals
+    task: str = ""
     plan: bool = False
     accepted: Mapping[str, str] = field(default_factory=dict)
     doing: list[str] = field(default_factory=list)

@@ -34,6 +34,7 @@ from veza_tasks.events import (
     Note,
     Planned,
     Probed,
+    Recorded,
     StepBroke,
     StepDone,
     StepStarted,
@@ -106,6 +107,8 @@ class Screen:
 
     def __call__(self, event: Event) -> None:
         """Show ``event``; returns at once."""
+        if isinstance(event, Recorded):
+            return
         event, when, now = _printable_event(event), self._clock.now(), self._clock.monotonic()
         self._put(lambda face: face.event(event, when, now))
 

@@ -21,7 +21,15 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from veza_tasks.errors import ConfigError
@@ -217,6 +225,18 @@ LintLevels = Annotated[
 ]
 Scope = Annotated[Literal["canary", "service"], Wanted("canary or service", "canary or service")]
 DrainPolicy = Annotated[Literal["abort", "close"], Wanted("abort or close", "abort or close")]
+
+
+def seconds(text: str) -> float:
+    """A duration such as ``90`` or ``5m``, in seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return TypeAdapter(DurationOrZero).validate_python(text)
+    except ValidationError:
+        raise ValueError(f"{text!r}; wanted {_DURATION_WORDS}, from 0 to 30d") from None
 
 
 def _knob(default: object, help_line: str, *, unit: str = "", file_only: bool = False) -> Any:

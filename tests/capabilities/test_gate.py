@@ -268,7 +268,9 @@ def test_the_default_window_of_an_hour_has_120_probes() -> None:
 def test_each_probe_is_told_with_its_numbers() -> None:
     run = watched(replace(GOOD, p95=0.2), sli_window=30)
     run.run()
-    assert run.events == [
+    [told] = run.events
+    assert [told.asked[number][1] for number in (2, 3)] == ["1000.0", "0.2"]
+    assert [replace(told, asked=())] == [
         Probed(
             NODE,
             Colour.GREEN,

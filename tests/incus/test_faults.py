@@ -58,7 +58,7 @@ class Operator:
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What `inv status --json` says, by node."""
-        return {row["node"]: row for row in json.loads(self.inv("status", "--json").transcript)}
+        return {row["node"]: row for row in json.loads(self.inv("status", "--json").transcript)["nodes"]}
 
 
 @pytest.fixture

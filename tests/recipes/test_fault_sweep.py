@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import pytest
 
 from tests.memory import Call, Ending, Fault, Faults, Machine, MemoryFleet, digest_of, ending
+from veza_tasks.capabilities import lock
 from veza_tasks.capabilities.install import PROVEN
 from veza_tasks.recipes.release import canary, roll_peers
 from veza_tasks.recipes.rollback import rollback_all, ways
 from veza_tasks.recipes.status import status
+from veza_tasks.recipes.unlock import held_by, unlock
 from veza_tasks.run import Run
 
 
@@ -152,12 +154,22 @@ def complaints(stage: Stage, call: Call, fault: Fault) -> Iterator[str]:
         if (node.installed, node.running, bool(node.serves)) != truth or node.problems:
             yield f"status is untrue of {machine.name}: {node}"
 
+    if ended.code == -9:
+        break_lock_of_the_dead(fleet)
+    if fleet.world.profiles:
+        yield f"{where}, and the lock outlived the run"
     fleet.world.most_out, fleet.world.failed = fleet.world.most_out - given_up, 0.0
     again = scene.run(fleet)
     if again.code or not fleet.all_run(fleet.binary(scene.brings)) or not fleet.all_serve() or fleet.drained:
         yield f"{where}, and the same command again does not finish: exit {again.code} {again.text}"
     if fleet.world.most_out > 1 or fleet.world.failed or fleet.world.wrong:
         yield f"{where}, and again: {fleet.world.most_out} out, {fleet.world.failed:.1f} requests failed"
+
+
+def break_lock_of_the_dead(fleet: MemoryFleet) -> None:
+    run = fleet.run()
+    if found := lock.holder(run.fleet.for_records, lock.lock_name(run.settings)):
+        unlock(run, held_by(run, found.run))
 
 
 def telling(scene: Scene, call: Call) -> Collection[Fault]:

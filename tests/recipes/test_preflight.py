@@ -26,7 +26,7 @@ def look(fleet: MemoryFleet, **knobs: Any) -> tuple[Ending, dict[str, Checked]]:
     knobs.setdefault("artifact", fleet.binary("v2.0.0"))
     fleet.events.clear()
     before = len(fleet.world.effects)
-    ended = ending(fleet.run(**knobs), lambda run: preflight(run, sha256=sha256))
+    ended = ending(fleet.run(**knobs), lambda run: preflight(run, sha256=sha256), looks=True)
     assert fleet.world.effects[before:] == [], "a look changed something"
     return ended, {event.check: event for event in fleet.events if isinstance(event, Checked)}
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from veza_tasks.errors import OutcomeUnknown, Unreachable
-from veza_tasks.events import Emit, Planned
+from veza_tasks.errors import OutcomeUnknown, ReleaseError, Unreachable
+from veza_tasks.events import Changed, Changing, Emit, Planned
 
 Command = Sequence[str]
 Progress = Callable[[int], None]
@@ -87,7 +87,7 @@ def quoted(argv: Command, *, into: Command = (), timeout: float | None = None) -
 
 
 class GuardedHost:
-    """A host whose changes are told apart from its reads: counted, or under ``plan`` announced and not made.
+    """A host whose changes are told apart from its reads: announced before and after, or under ``plan`` not made.
 
     Once closed it stays closed: a thread that is still at work does not connect again behind an abandoned run.
     """
@@ -114,28 +114,40 @@ class GuardedHost:
         timeout: float,
         progress: Progress | None = None,
     ) -> Reply:
-        if self._skips(effect, self.name):
-            return Reply(0, planned=True)
-        return self._host.run(argv, into=into, stdin=stdin, effect=effect, timeout=timeout, progress=progress)
+        def send() -> Reply:
+            return self._host.run(
+                argv, into=into, stdin=stdin, effect=effect, timeout=timeout, progress=progress
+            )
+
+        return self._guarded(send, effect, self.name)
 
     def shell(self, held: Held, argv: Command, *, effect: str = "", timeout: float) -> Reply:
-        if self._skips(effect, held.where):
-            return Reply(0, planned=True)
-        return self._host.shell(held, argv, effect=effect, timeout=timeout)
+        return self._guarded(
+            lambda: self._host.shell(held, argv, effect=effect, timeout=timeout), effect, held.where
+        )
 
     def close(self) -> None:
         self._closed = True
         self._host.close()
 
-    def _skips(self, effect: str, where: str) -> bool:
+    def _guarded(self, send: Callable[[], Reply], effect: str, where: str) -> Reply:
         if self._closed:
             raise Unreachable(f"{where}: the connection was closed by us")
-        if effect and self._plan:
+        if not effect:
+            return send()
+        if self._plan:
             self.planned += 1
             self._emit(Planned(where, effect))
-            return True
-        self.changes += bool(effect)
-        return False
+            return Reply(0, planned=True)
+        self._emit(Changing(where, effect))
+        self.changes += 1
+        try:
+            reply = send()
+        except ReleaseError as error:
+            self._emit(Changed(where, effect, error.message))
+            raise
+        self._emit(Changed(where, effect, reply.complaint if reply.status else "done"))
+        return reply
 
 
 def ensure(change: Callable[[], Reply | None], came_true: Callable[[], bool]) -> bool:

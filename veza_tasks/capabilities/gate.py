@@ -278,7 +278,12 @@ def _event(settings: Settings, node: str, probe: Probe, *, elapsed: float) -> Pr
         error_rate=probe.number("error_rate"),
         error_rate_threshold=settings.prom_err_rate_threshold,
         waiting=probe.verdict is Verdict.WAITING,
+        asked=tuple((asked.promql, _raw(asked.answer)) for asked in probe.asked),
     )
+
+
+def _raw(answer: Sample | NoData) -> str:
+    return repr(answer.value) if isinstance(answer, Sample) else answer.reason
 
 
 def _without_verdict(node: str, window: float, last: Probe) -> str:

@@ -11,7 +11,7 @@ import json
 from veza_tasks.adapters.haproxy import Pool, Server, State
 from veza_tasks.adapters.node import Node
 from veza_tasks.errors import DrainTimeout, Interrupted, NotRouted, Refused
-from veza_tasks.events import Note, Warned
+from veza_tasks.events import InRotation, Note, OutOfRotation, Warned
 from veza_tasks.run import Run
 
 DRAINED = "drained"
@@ -85,6 +85,7 @@ def drain(run: Run, node: Node, *, why: str, policy: str | None = None, timeout:
     if not marked:
         node.mark(DRAINED, run.note(why=why))
         balancer.set_state(node.server, State.DRAIN)
+    run.emit(OutOfRotation(node.name))
 
     def missing() -> str:
         now = keep_out(run, node)
@@ -149,6 +150,7 @@ def put_back(run: Run, node: Node) -> str:
             f"{node.name}: HAProxy does not route to it after {run.settings.ready_timeout:g} s: {what}"
         ),
     )
+    run.emit(InRotation(node.name))
     return seen
 
 
@@ -222,5 +224,6 @@ def _close(run: Run, node: Node, late: DrainTimeout) -> str:
 
 def _undo(run: Run, node: Node) -> None:
     run.fleet.load_balancer.set_state(node.server, State.READY)
+    run.emit(InRotation(node.name))
     node.unmark(DRAINED)
     run.emit(Note(f"{node.name} is back in rotation, as it was"))

@@ -17,7 +17,7 @@ from veza_tasks.capabilities import gate
 from veza_tasks.capabilities.artifact import Artifact, Release, read_artifact
 from veza_tasks.capabilities.rotation import DRAINED, explain, others_serving
 from veza_tasks.errors import ConfigError, Refused, ReleaseError
-from veza_tasks.events import Checked, Colour
+from veza_tasks.events import ArtifactRead, Checked, Colour
 from veza_tasks.migrations.report import one_line
 from veza_tasks.run import Run
 from veza_tasks.settings import lint_choices
@@ -132,6 +132,7 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
             )
         artifacts.append(read_artifact(settings.artifact, sha256=sha256))
         found = artifacts[0]
+        run.emit(ArtifactRead(found.release.digest, found.release.version))
         pinned = ", as signed off" if sha256 else ""
         size = f"{found.size / (1 << 20):.1f} MiB"
         return (

@@ -8,6 +8,7 @@ from veza_tasks.capabilities import install
 from veza_tasks.capabilities.artifact import read_artifact
 from veza_tasks.capabilities.rotation import check_ours
 from veza_tasks.errors import DrainTimeout, Interrupted, NeedsHuman, Refused, StepFailed
+from veza_tasks.events import ArtifactRead
 from veza_tasks.recipes import release
 from veza_tasks.run import Run
 
@@ -63,6 +64,7 @@ def push(run: Run, node: Node, *, sha256: str | None = None) -> None:
     if run.settings.artifact is None:
         raise Refused("no artifact named", next_command="inv push --artifact /path/to/veza-api-vX.Y.Z")
     artifact = read_artifact(run.settings.artifact, sha256=sha256)
+    run.emit(ArtifactRead(artifact.release.digest, artifact.release.version))
     server = run.fleet.load_balancer.server(node.server)
     if server.state is State.READY and not run.plan:
         raise Refused(

@@ -10,8 +10,10 @@ from typing import Any
 from veza_tasks.adapters.haproxy import Pool
 from veza_tasks.adapters.incus import Instance
 from veza_tasks.adapters.node import Node
+from veza_tasks.capabilities.lock import Holder, holder, lock_name
 from veza_tasks.capabilities.rotation import explain
-from veza_tasks.errors import ReleaseError
+from veza_tasks.errors import FleetError, ReleaseError
+from veza_tasks.events import Warned
 from veza_tasks.recipes.preflight import last_known_good
 from veza_tasks.run import Run
 
@@ -59,6 +61,15 @@ def status(run: Run) -> list[NodeStatus]:
     return run.each(
         lambda node: _one(run, node, instances.get(node.name), pool, troubles), list(fleet.nodes.values())
     )
+
+
+def lock_holder(run: Run) -> Holder | None:
+    """Who is at work on the pool; None where nobody is, or where that cannot be found out, which is told."""
+    try:
+        return holder(run.fleet.for_records, lock_name(run.settings))
+    except FleetError as error:
+        run.emit(Warned(f"who holds the lock is not known: {error.message}"))
+        return None
 
 
 def in_words(mark: str) -> str:
