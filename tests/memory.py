@@ -126,6 +126,7 @@ class Switch:
     generation: int = 0
     digest: str = ""
     seconds: int = 0
+    unproven: tuple[str, ...] = ()
     since: float = 0.0
     outcome: str = ""
     timers: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -137,7 +138,8 @@ class Switch:
 
     @property
     def text(self) -> str:
-        return f"{self.run} {self.generation} veza-backend-api {self.digest} {self.seconds} {self.outcome}"
+        armed = f"{self.run} {self.generation} veza-backend-api {self.digest} {self.seconds}"
+        return f"{armed} {','.join(self.unproven)} {self.outcome}"
 
 
 @dataclass(eq=False)
@@ -393,6 +395,12 @@ class World:
         switch.phase, switch.outcome = "reverting", f"{int(EPOCH + self.time)} {switch.digest} is back"
         kept = f"{KEPT}/{switch.digest}"
         if machine.installed != switch.digest:
+            if not {machine.installed, machine.running} & {"", *switch.unproven}:
+                switch.outcome = (
+                    f"{int(EPOCH + self.time)} nothing to put back: what is installed is not the release"
+                )
+                self._bury(switch)
+                return
             if kept not in files or files[kept].digest != switch.digest:
                 switch.outcome = f"{int(EPOCH + self.time)} failed: no binary with sha256 {switch.digest}"
                 self._bury(switch)
@@ -543,21 +551,9 @@ class MemoryHost:
         with self.world.lock:
             self.world.advance(0.005)
             self._note(effect)
-            if list(argv[:3]) == ["incus", "query", "--request"]:
-                return self._query(argv[3], argv[-1], json.loads(argv[5]) if "--data" in argv else {})
+            if list(argv[:4]) == ["incus", "query", "--wait", "--request"]:
+                return self._query(argv[4], argv[-1], json.loads(argv[6]) if "--data" in argv else {})
             match _client(argv):
-                case ["list", "local:", "--format", "json"]:
-                    return Reply(0, self._list())
-                case ["config", "get", target, key]:
-                    return Reply(0, self._config(target).get(key, "") + "\n")
-                case ["config", "set", target, setting]:
-                    key, _, value = setting.partition("=")
-                    self._config(target)[key] = value
-                    return Reply(0)
-                case ["config", "unset", target, key]:
-                    if self._config(target).pop(key, None) is None:
-                        return Reply(1, err=f"Error: Can't unset key '{key}', it's not currently set")
-                    return Reply(0)
                 case ["exec", target, *rest] if stdin is not None:
                     content = stdin.read()
                     if progress:
@@ -577,19 +573,35 @@ class MemoryHost:
         raise NotUnderstood(f"{list(argv)} into {list(into)}")
 
     def _query(self, method: str, url: str, body: Mapping[str, Any]) -> Reply:
+        path, _, options = url.removeprefix("local:/1.0/").partition("?")
+        kind, _, name = path.partition("/")
+        if options.removesuffix("&recursion=1") != "project=default":
+            raise NotUnderstood(url)
+        if kind == "profiles":
+            return self._query_profiles(method, name, body)
+        match method, name:
+            case "GET", "" if options.endswith("&recursion=1"):
+                return Reply(0, json.dumps([self._instance(one) for one in self.world.config]))
+            case (("GET" | "PATCH"), _) if name not in self.world.config:
+                return Reply(1, err=f'Error: Failed to fetch instance "{name}": Instance not found')
+            case "GET", _:
+                return Reply(0, json.dumps(self._instance(name)))
+            case "PATCH", _:
+                changed = {**self.world.config[name], **body["config"]}
+                self.world.config[name] = {key: value for key, value in changed.items() if value}
+                return Reply(0)
+        raise NotUnderstood(f"{method} {url}")
+
+    def _query_profiles(self, method: str, name: str, body: Mapping[str, Any]) -> Reply:
         profiles = self.world.profiles
-        path, _, project = url.removeprefix("local:/1.0/profiles").partition("?project=")
-        name = path.removeprefix("/")
         match method:
-            case _ if project != "default":
-                raise NotUnderstood(url)
             case "POST" if body["name"] in profiles:
                 text = f'Error: Error inserting "{body["name"]}" into database: The profile already exists'
                 return Reply(1, err=text)
             case "POST":
                 profiles[body["name"]] = dict(body["config"])
             case _ if name not in profiles:
-                return Reply(1, err="Error: Fetch profile: Profile not found")
+                return Reply(1, err="Error: Profile not found")
             case "GET":
                 return Reply(0, json.dumps({"name": name, "config": profiles[name], "used_by": []}))
             case "PATCH":
@@ -635,21 +647,14 @@ class MemoryHost:
         if effect and "veza-tasks.lock." not in effect and f"{MARK}{HISTORY}" not in effect:
             self.world.effects.append(effect)
 
-    def _list(self) -> str:
-        return json.dumps(
-            [
-                {
-                    "name": name,
-                    "status": machine.status if (machine := self.world.machines.get(name)) else "Running",
-                    "architecture": machine.architecture if machine else "x86_64",
-                    "config": {"image.os": "Debian", **config},
-                }
-                for name, config in self.world.config.items()
-            ]
-        )
-
-    def _config(self, target: str) -> dict[str, str]:
-        return self.world.config[target.removeprefix("local:")]
+    def _instance(self, name: str) -> dict[str, object]:
+        machine = self.world.machines.get(name)
+        return {
+            "name": name,
+            "status": machine.status if machine else "Running",
+            "architecture": machine.architecture if machine else "x86_64",
+            "config": {"image.os": "Debian", **self.world.config[name]},
+        }
 
     def _machine(self, target: str) -> Machine:
         return self.world.machines[target.removeprefix("local:")]
@@ -733,8 +738,10 @@ class MemoryHost:
                 return 2, "", "cd: can't cd to veza-api.deadman"
             case deadman.ARM | deadman.RENEW, [*_] if switch.phase == "reverting":
                 return 0, "stands=reverting\n", ""
-            case deadman.ARM, [_, "veza-backend-api", run, digest, seconds]:
+            case deadman.ARM, [_, "veza-backend-api", run, digest, seconds, unproven]:
                 later = switch.generation if (switch.phase, switch.run) == ("armed", run) else 0
+                others = switch.unproven if switch.phase == "armed" else ()
+                switch.unproven = others if unproven in others else (unproven, *others)
                 switch.phase, switch.run, switch.generation, switch.outcome = "armed", run, later, ""
                 switch.digest, switch.seconds = digest, int(seconds)
                 return 0, self._arm(switch), ""
@@ -997,7 +1004,8 @@ class FaultyHost:
 
         words = argv[len(self._client) :]
         if words[0] == "query":
-            words = ["query", words[2]]
+            keys = json.loads(words[words.index("--data") + 1]).get("config", {}) if "--data" in words else {}
+            words = [words[3], words[-1].partition("/1.0/")[2].partition("?")[0], *sorted(keys)[:1]]
         what = " ".join(words[:2] if words[0] == "exec" else words[:4]).partition("=")[0]
         return self._faults.call(self.name, what, make, changes=bool(effect), odd=_odd, timeout=timeout)
 
@@ -1031,7 +1039,7 @@ class Ending:
 
 
 @dataclass(kw_only=True)
-class MemoryRun(Run):
+class JournaledRun(Run):
     """A run, and the folder where its journal goes."""
 
     journals: Path
@@ -1080,7 +1088,7 @@ class MemoryFleet:
         return path
 
     def run(self, faults: Faults | None = None, *, plan: bool = False, **more: Any) -> Run:
-        """A run on this fleet. ``accepted`` is what ``--accept`` gives, ``prometheus`` another one; all other keywords are knobs."""
+        """A run on this fleet; ``accepted`` is what ``--accept`` gives. All keywords but ``prometheus`` are knobs."""
         accepted: Mapping[str, str] = more.pop("accepted", {})
         prometheus = more.pop("prometheus", lambda _: MemoryPrometheus(self.world))
         settings = Settings.model_validate({**self.knobs, **more})
@@ -1104,7 +1112,7 @@ class MemoryFleet:
             get=get,
             prometheus=prometheus,
         )
-        made = MemoryRun(
+        made = JournaledRun(
             journals=self.folder / "journals",
             task="test",
             id=f"run-{next(_RUNS)}",
@@ -1173,7 +1181,7 @@ def ending(run: Run, recipe: Callable[[Run], object], *, looks: bool = False, **
 
     One that only ``looks`` takes no lock.
     """
-    assert isinstance(run, MemoryRun)
+    assert isinstance(run, JournaledRun)
     try:
         with endings(run) if looks else operation(run, journals=run.journals, ahead=AtOnce(), **more):
             recipe(run)

@@ -216,11 +216,20 @@ class Fleet:
             resets = [pool.submit(self._reset_node, node, found[node], digests) for node in self.nodes]
             balancer = pool.submit(start, self.name, found[LOAD_BALANCER])
             ssh = pool.submit(self.start_sshd)
-            for one in (*resets, balancer, ssh):
+            records = pool.submit(self._forget_runs, found[LOAD_BALANCER])
+            for one in (*resets, balancer, ssh, records):
                 one.result()
             prometheus = pool.submit(self.start_prometheus)
             self._reset_haproxy()
             prometheus.result()
+
+    def _forget_runs(self, balancer: dict[str, Any]) -> None:
+        for profile in json.loads(incus("query", f"/1.0/profiles?project={self.name}")):
+            if (name := profile.rpartition("/")[2]).startswith("veza-tasks."):
+                incus("profile", "delete", f"--project={self.name}", name)
+        for key in balancer["config"]:
+            if key.startswith(_MARKS):
+                incus("config", "unset", f"--project={self.name}", LOAD_BALANCER, key)
 
     def _reset_node(self, node: str, found: dict[str, Any], digests: tuple[str, str]) -> None:
         start(self.name, found)

@@ -188,7 +188,8 @@ class Fleet:
 
     def instances(self) -> dict[str, dict[str, Any]]:
         """What `incus list` says of each instance, by name."""
-        listed = run(*self.incus_command, "list", "local:", "--format", "json", "--project", self.name).stdout
+        url = f"local:/1.0/instances?project={self.name}&recursion=1"
+        listed = run(*self.incus_command, "query", "--wait", "--request", "GET", url).stdout
         return {instance["name"]: instance for instance in json.loads(listed)}
 
     def unit(self, instance: str, name: str) -> dict[str, str]:
@@ -212,6 +213,7 @@ class Fleet:
         digests = {version: artifacts.sha256(self.artifact(version)) for version in (INSTALLED, PREVIOUS)}
         for instance in (LOAD_BALANCER, *self.nodes):
             (self.home(instance) / "config.json").write_text("{}", encoding="ascii")
+        shutil.rmtree(self.directory / "profiles", ignore_errors=True)
         for node in self.nodes:
             self._reset_node(node, digests)
         for node in self.nodes:

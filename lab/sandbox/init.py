@@ -7,7 +7,8 @@ it does (exit 3: somebody else has it), and goes on in the background. It ends, 
 asked to or when DIRECTORY vanishes. DIRECTORY/units.json holds the units. A request is NUL-separated words and a
 newline; the answer an exit status, a newline, and text.
 
-Semantics (systemd.service(5)): Type=simple, Restart=always after 100 ms without a limit, KillMode=mixed.
+Semantics (systemd.service(5)): Type=simple, Restart=always after 100 ms without a limit, KillMode=mixed. Transient
+timers (systemd-run(1)) start a program once and are gone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +147,26 @@ class Unit:
             log.write(f"{text}\n")
 
 
+class Timer:
+    """A transient timer that elapses once, in `seconds`; `began` in microseconds of the monotonic clock."""
+
+    def __init__(self, name: str, seconds: float, elapse: Callable[[], None]) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.began = round(time.monotonic() * 1e6)
+        self._handle = asyncio.get_running_loop().call_later(seconds, elapse)
+
+    def stop(self) -> None:
+        self._handle.cancel()
+
+
 class Init:
     """All units of a fleet, and who may ask about them: its own user."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._units: dict[tuple[str, str], Unit] = {}
+        self._timers: dict[tuple[str, str], Timer] = {}
         self._exits: Exits = {}
         self._over = asyncio.Event()
 
@@ -211,6 +227,19 @@ class Init:
             case ["end"]:
                 self._over.set()
                 return 0, ""
+            case ["timers", instance, _]:
+                ours = [timer for (where, _), timer in self._timers.items() if where == instance]
+                return 0, "".join(f"{timer.name} {timer.began} {timer.seconds}\n" for timer in ours)
+            case ["timer", instance, name, seconds, *argv]:
+                if (instance, name) in self._timers:
+                    return 1, f"Unit {name}.timer was already loaded or has a fragment file."
+                self._timers[instance, name] = Timer(
+                    name, float(seconds), lambda: self._elapse(instance, name, argv)
+                )
+                return 0, ""
+            case ["forget", instance, name] if (instance, name) in self._timers:
+                self._timers.pop((instance, name)).stop()
+                return 0, ""
             case [verb, instance, name, *more]:
                 unit = self._units.get((instance, name))
             case _:
@@ -233,6 +262,24 @@ class Init:
             case _:
                 return 1, f"{name}.service is not active, cannot {verb}."
         return 0, ""
+
+    def _elapse(self, instance: str, name: str, argv: list[str]) -> None:
+        del self._timers[instance, name]
+        home = self._directory / "instances" / instance
+        with open(home / "timers.log", "ab") as log:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
+                cwd=home,
+                env={
+                    "PATH": f"{self._directory}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "VEZA_LAB_INSTANCE": instance,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        process.returncode = 0  # the reaper waits for it
 
     async def _load(self) -> None:
         """Read the units anew. Changed ones run on as they are until their next start; missing ones stop."""

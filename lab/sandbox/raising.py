@@ -250,7 +250,7 @@ def _write(fleet: Fleet, haproxy: Path) -> None:
     programs.mkdir(exist_ok=True)
     compiled = programs / "standin.pyc"
     py_compile.compile(standin.__file__, str(compiled), doraise=True)
-    for program in ("systemctl", "journalctl", *({"socat", "curl"} & fleet.stand_ins)):
+    for program in ("systemctl", "systemd-run", "journalctl", *({"socat", "curl"} & fleet.stand_ins)):
         line = shlex.join([sys.executable, "-I", "-S", str(compiled), program, str(directory)])
         (programs / program).write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="utf-8")
         (programs / program).chmod(0o755)

@@ -1,7 +1,7 @@
 """Stand-ins for the programs that veza-tasks calls on an Incus server and inside its instances.
 
     python standin.py incus DIRECTORY ...
-    python standin.py systemctl|journalctl|socat|curl DIRECTORY ...     inside `incus exec`, first in its PATH
+    python standin.py systemctl|systemd-run|journalctl|socat|curl DIRECTORY ...     inside `incus exec`, first in its PATH
 
 Each answers exactly what the adapters send, in the words of Incus 6.0, systemd 252 and socat 1.7, and refuses all
 else. DIRECTORY is the fleet's. Imports are few and late: `incus exec` is to start in a fraction of what it costs.
@@ -24,17 +24,8 @@ class Refusal(Exception):
 
 def incus(directory: str, arguments: list[str]) -> int:
     match arguments:
-        case ["list", "local:", "--format", "json", "--project", project]:
-            print(listed(directory, project))
-        case ["config", "get", target, key, "--project", project]:
-            print(load(located(directory, target, project)).get(key, ""))
-        case ["config", "set", target, setting, "--project", project]:
-            key, _, value = setting.partition("=")
-            configure(located(directory, target, project), key, value)
-        case ["config", "unset", target, key, "--project", project]:
-            configure(located(directory, target, project), key, None)
-        case ["query", "--request", method, *data, url]:
-            return query(directory, method, data[1] if data else "{}", url)
+        case ["query", "--wait", "--request", method, *data, url] if url.startswith("local:/1.0/"):
+            return query(directory, method, data[1] if data else "{}", url.removeprefix("local:/1.0/"))
         case ["exec", target, "--force-noninteractive", "--project", project, "--", *argv] if argv:
             return execute(directory, located(directory, target, project), argv)
         case _:
@@ -42,24 +33,20 @@ def incus(directory: str, arguments: list[str]) -> int:
     return 0
 
 
-def listed(directory: str, project: str) -> str:
-    import json
+def listed(directory: str) -> list[dict[str, object]]:
+    names = sorted(os.listdir(f"{directory}/instances"))
+    return [shown(f"{directory}/instances/{name}") for name in names]
 
-    folder = f"{directory}/instances"
-    names = sorted(os.listdir(folder)) if project == os.path.basename(directory) else []
-    machine = os.uname().machine
-    return json.dumps(
-        [
-            {
-                "name": n,
-                "status": "Running",
-                "architecture": machine,
-                "location": "none",
-                "config": load(f"{folder}/{n}"),
-            }
-            for n in names
-        ]
-    )
+
+def shown(home: str) -> dict[str, object]:
+    """An instance as Incus has it."""
+    return {
+        "name": os.path.basename(home),
+        "status": "Running",
+        "architecture": os.uname().machine,
+        "location": "none",
+        "config": load(home),
+    }
 
 
 def located(directory: str, target: str, project: str) -> str:
@@ -84,68 +71,82 @@ def load(home: str) -> dict[str, str]:
     return config
 
 
-def configure(home: str, key: str, value: str | None) -> None:
-    """Set a key or, with None, unset it."""
-    import fcntl
+def query(directory: str, method: str, data: str, asked: str) -> int:
+    """Incus's REST API: instances, their user.* keys, and profiles."""
     import json
 
-    if not key.startswith("user."):
-        raise Refusal(f"Error: the sandbox's stand-in for incus only knows user.* keys, not {key!r}")
+    path, _, options = asked.partition("?")
+    project, _, more = options.removeprefix("project=").partition("&")
+    kind, _, name = path.partition("/")
+    if project != os.path.basename(directory):
+        raise Refusal(f'Error: Failed loading project "{project}": Project not found')
+    body = json.loads(data)
+    match method, kind, name:
+        case "GET", "instances", "" if more == "recursion=1":
+            print(json.dumps(listed(directory)))
+        case "GET", "instances", name:
+            print(json.dumps(shown(located(directory, f"local:{name}", project))))
+        case "PATCH", "instances", name:
+            configure(located(directory, f"local:{name}", project), body["config"])
+        case "POST", "profiles", "":
+            create_profile(directory, body)
+        case "GET" | "PATCH" | "DELETE", "profiles", name:
+            profile(directory, method, name, body)
+        case _:
+            raise Refusal(f"Error: the sandbox's stand-in for incus does not know: query {method} {asked}")
+    return 0
+
+
+def configure(home: str, keys: dict[str, str]) -> None:
+    """Set keys; an empty value unsets."""
+    import fcntl
+
+    if strange := [key for key in keys if not key.startswith("user.")]:
+        raise Refusal(f"Error: Invalid config: Unknown configuration key: {strange[0]}")
     with open(f"{home}/config.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        config = load(home)
-        if value is not None:
-            config[key] = value
-        elif config.pop(key, None) is None:
-            raise Refusal(f"Error: Can't unset key '{key}', it's not currently set")
-        with open(f"{home}/config.new", "w", encoding="utf-8") as file:
-            json.dump(config, file)
+        config = {key: value for key, value in {**load(home), **keys}.items() if value}
+        write(f"{home}/config.new", config)
         os.replace(f"{home}/config.new", f"{home}/config.json")
 
 
-def query(directory: str, method: str, data: str, url: str) -> int:
-    """Incus's API of profiles; a profile is a file, whose creation is as atomic as a row of Incus's database."""
+def create_profile(directory: str, body: dict[str, object]) -> None:
+    """A profile is a file, whose creation is as atomic as a row of Incus's database."""
+    from urllib.parse import quote
+
+    os.makedirs(f"{directory}/profiles", exist_ok=True)
+    file = f"{directory}/profiles/{quote(str(body['name']), safe='')}"
+    new = f"{file}.{os.getpid()}"
+    write(new, body)
+    try:
+        os.link(new, file)
+    except FileExistsError:
+        text = f'Error: Error inserting "{body["name"]}" into database: The profile already exists'
+        raise Refusal(text) from None
+    finally:
+        os.unlink(new)
+
+
+def profile(directory: str, method: str, quoted: str, body: dict[str, dict[str, str]]) -> None:
     import fcntl
     import json
 
-    path, _, project = url.removeprefix("local:/1.0/").partition("?project=")
-    kind, _, quoted = path.partition("/")
-    if kind != "profiles" or project != os.path.basename(directory):
-        raise Refusal(f"Error: the sandbox's stand-in for incus does not know: query {method} {url}")
-    os.makedirs(f"{directory}/profiles", exist_ok=True)
-    if method == "POST":
-        from urllib.parse import quote
-
-        asked = json.loads(data)
-        file = f"{directory}/profiles/{quote(asked['name'], safe='')}"
-        write(file + f".{os.getpid()}", asked)
-        try:
-            os.link(file + f".{os.getpid()}", file)
-        except FileExistsError:
-            raise Refusal(
-                f'Error: Error inserting "{asked["name"]}" into database: The profile already exists'
-            ) from None
-        finally:
-            os.unlink(file + f".{os.getpid()}")
-        return 0
     file = f"{directory}/profiles/{quoted}"
     with open(f"{directory}/profiles.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             with open(file, encoding="utf-8") as opened:
-                profile = json.load(opened)
+                found = json.load(opened)
         except FileNotFoundError:
             raise Refusal("Error: Profile not found") from None
-        match method:
-            case "GET":
-                print(json.dumps(profile))
-            case "PATCH":
-                profile["config"] |= json.loads(data)["config"]
-                write(file + ".new", profile)
-                os.replace(file + ".new", file)
-            case "DELETE":
-                os.unlink(file)
-    return 0
+        if method == "GET":
+            print(json.dumps(found))
+        elif method == "PATCH":
+            found["config"] |= body["config"]
+            write(f"{file}.new", found)
+            os.replace(f"{file}.new", file)
+        else:
+            os.unlink(file)
 
 
 def write(path: str, content: object) -> None:
@@ -182,6 +183,8 @@ def systemctl(directory: str, arguments: list[str]) -> int:
     match [word for word in arguments[:-1] if word != "--"]:
         case ["show", "--timestamp=unix", wanted] if wanted.startswith("--property="):
             show(directory, unit, wanted.removeprefix("--property=").split(","), named=True)
+        case ["show", "--property=LoadState" as wanted] if not unit.endswith(".timer"):
+            show(directory, unit, [wanted.removeprefix("--property=")], named=True)
         case ["show", wanted, "--value"] if wanted.startswith("--property="):
             show(directory, unit, wanted.removeprefix("--property=").split(","), named=False)
         case ["is-active"]:
@@ -190,12 +193,82 @@ def systemctl(directory: str, arguments: list[str]) -> int:
             return 0 if state == "active" else 3
         case ["reset-failed"]:
             pass  # this init counts anew at every manual restart
+        case _ if unit.endswith(".timer"):
+            return timer(directory, arguments[:-1], unit)
+        case ["enable" | "disable" | "is-enabled" as verb, *options] if set(options) <= {
+            "--quiet",
+            "--no-reload",
+            "--force",
+        }:
+            return enabled(directory, verb, unit)
         case ["start" | "stop" | "restart" | "reload" as verb]:
             asked(directory, verb, unit)
         case ["kill", signal] if signal.startswith("--signal="):
             asked(directory, "kill", unit, signal.removeprefix("--signal="))
         case _:
             raise Refusal(f"the sandbox's stand-in for systemctl does not know: {' '.join(arguments)}")
+    return 0
+
+
+def timer(directory: str, arguments: list[str], unit: str) -> int:
+    """What is asked of transient timers, which may be named by a pattern."""
+    from fnmatch import fnmatchcase
+
+    loaded = [line.split() for line in asked(directory, "timers", "").splitlines()]
+    named = [(name, began, seconds) for name, began, seconds in loaded if fnmatchcase(f"{name}.timer", unit)]
+    match [word for word in arguments if word != "--"]:
+        case ["list-units", "--all", "--plain", "--no-legend"]:
+            for name, _, _ in named:
+                print(f"{name}.timer loaded active waiting {name}")
+        case ["is-active", "--quiet"]:
+            return 0 if named else 3
+        case ["stop"]:
+            if not named and "*" not in unit:
+                raise Refusal(f"Failed to stop {unit}: Unit {unit} not loaded.", 5)
+            for name, _, _ in named:
+                asked(directory, "forget", name)
+        case ["show", "--property=ActiveState,ActiveEnterTimestampMonotonic,NextElapseUSecMonotonic"]:
+            [(_, began, seconds)] = named
+            print(f"NextElapseUSecMonotonic={int(began) / 1e6 + float(seconds):f}s")
+            print(f"ActiveState=active\nActiveEnterTimestampMonotonic={began}")
+        case _:
+            raise Refusal(f"the sandbox's stand-in for systemctl does not know: {' '.join(arguments)} {unit}")
+    return 0
+
+
+def enabled(directory: str, verb: str, unit: str) -> int:
+    """A unit file from anywhere is enabled by a link; nothing here is started at boot."""
+    folder = f"{directory}/instances/{os.environ['VEZA_LAB_INSTANCE']}/enabled"
+    link = f"{folder}/{os.path.basename(unit)}"
+    match verb:
+        case "enable":
+            os.makedirs(folder, exist_ok=True)
+            os.symlink(unit, f"{link}.new")
+            os.replace(f"{link}.new", link)
+        case "disable":
+            if not os.path.lexists(link):
+                raise Refusal(f"Failed to disable unit: Unit file {unit} does not exist.")
+            os.unlink(link)
+        case _:
+            print("enabled" if os.path.exists(link) else "not-found")
+            return 0 if os.path.exists(link) else 4
+    return 0
+
+
+def systemd_run(directory: str, arguments: list[str]) -> int:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    known = {"--property=Type=oneshot", "--property=Restart=on-failure", "--property=RestartSec=10s"}
+    match arguments[:end]:
+        case ["--quiet", "--collect", name, seconds, accuracy, *properties] if (
+            name.startswith("--unit=")
+            and seconds.startswith("--on-active=")
+            and accuracy.startswith("--timer-property=AccuracySec=")
+            and set(properties) <= known
+        ):
+            argv = arguments[end + 1 :]
+            asked(directory, "timer", name.partition("=")[2], seconds.partition("=")[2], *argv)
+        case _:
+            raise Refusal(f"the sandbox's stand-in for systemd-run does not know: {' '.join(arguments)}")
     return 0
 
 
@@ -326,7 +399,14 @@ def curl(_: str, arguments: list[str]) -> int:
     return 0 if words else 52
 
 
-PROGRAMS = {"incus": incus, "systemctl": systemctl, "journalctl": journalctl, "socat": socat, "curl": curl}
+PROGRAMS = {
+    "incus": incus,
+    "systemctl": systemctl,
+    "systemd-run": systemd_run,
+    "journalctl": journalctl,
+    "socat": socat,
+    "curl": curl,
+}
 
 
 def main() -> int:

@@ -237,7 +237,7 @@ def test_a_change_whose_answer_is_lost_is_on_record_as_unknown(fleet: MemoryFlee
     at = Call(
         "lb-check of backend-api-2",
         "incus-1",
-        "config unset local:backend-api-2 user.veza-tasks.drained",
+        "PATCH instances/backend-api-2 user.veza-tasks.drained",
         True,
     )
     faults = Faults(fleet.world, at, Fault.LOST_AFTER)

@@ -60,6 +60,11 @@ class Operator:
         """What `inv status --json` says, by node."""
         return {row["node"]: row for row in json.loads(self.inv("status", "--json").transcript)["nodes"]}
 
+    def unlock(self) -> None:
+        """Take the lock from the run that was killed."""
+        held = json.loads(self.inv("status", "--json").transcript)["lock"]
+        ended(self.inv("unlock", "--run", held["run"], "--yes"), 0)
+
 
 @pytest.fixture
 def operator(fleet: Fleet, tmp_path: Path) -> Operator:
@@ -370,6 +375,10 @@ def test_a_killed_run_is_told_truthfully_and_finished_by_the_same_command(
         assert told[node]["running"] == found[node].running
         assert told[node]["haproxy"] == ("drain" if out else "ready")
         assert ("drained" in told[node]["marks"]) == out
+    refused = operator.inv(*arguments, **knobs)
+    ended(refused, 3)
+    assert "inv unlock --run" in refused.transcript
+    operator.unlock()
     ended(operator.inv(*arguments, **knobs), 0)
     assert users.stop().failed == 0
     check_released(fleet, release)
@@ -640,6 +649,7 @@ def test_peers_that_roll_are_finished_one_by_one_when_a_run_is_stopped_or_killed
         command.send(signal.SIGKILL)
         ended(command.end(), -signal.SIGKILL)
     untouched = node_state(three, CANARY), node_state(three, PEER)
+    operator.unlock()
     ended(operator.inv(*arguments), 0)
     check_released(three, release)
     assert (node_state(three, CANARY), node_state(three, PEER)) == untouched

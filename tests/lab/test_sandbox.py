@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import platform
 import shutil
@@ -525,6 +526,13 @@ def assert_serves(fleet: sandbox.Fleet) -> None:
     )
 
 
+def patch(instance: str, project: str, key: str, value: str = "1") -> list[str]:
+    """The client's arguments that set a key of an instance."""
+    body = json.dumps({"config": {key: value}})
+    url = f"local:/1.0/instances/{instance}?project={project}"
+    return ["query", "--wait", "--request", "PATCH", "--data", body, url]
+
+
 @pytest.mark.sandbox
 class TestFleets:
     def test_up_twice_changes_nothing_and_down_twice_leaves_nothing(self, repository: Path) -> None:
@@ -623,7 +631,10 @@ class TestFleets:
                 "--",
                 "true",
             ],
-            ["config", "set", "local:backend-api-1", "limits.cpu=1", "--project", "one"],
+            patch("backend-api-1", "one", "limits.cpu"),
+            patch("backend-api-1", "other", "user.x"),
+            patch("backend-api-99", "one", "user.x"),
+            patch("../haproxy", "one", "user.x"),
         ):
             done = subprocess.run(
                 [*fleet.incus_command, *arguments], capture_output=True, text=True, check=False
@@ -633,8 +644,10 @@ class TestFleets:
 
     def test_marks_set_at_once_are_all_kept(self, repository: Path) -> None:
         fleet = raised("one", repository)
-        setting = [*fleet.incus_command, "config", "set", "local:haproxy"]
-        writers = [subprocess.Popen([*setting, f"user.k{n}={n}", "--project", "one"]) for n in range(8)]
+        writers = [
+            subprocess.Popen([*fleet.incus_command, *patch("haproxy", "one", f"user.k{n}", f"{n}")])
+            for n in range(8)
+        ]
         assert [writer.wait() for writer in writers] == [0] * 8
         assert fleet.instances()["haproxy"]["config"] == {f"user.k{n}": f"{n}" for n in range(8)}
 

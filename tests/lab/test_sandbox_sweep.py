@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +25,18 @@ from lab.acceptance import serves
 from lab.incus.host import wait_until
 from lab.load import Load
 from lab.sandbox.fleet import UNIT
-from tests.memory import Call, Ending, Fault, Faults, FaultyHost, World, _no_answer, ending
+from tests.memory import Call, Ending, Fault, Faults, FaultyHost, JournaledRun, World, _no_answer, ending
 from veza_tasks import settings as settings_module
 from veza_tasks.adapters.haproxy import get_over_http
 from veza_tasks.adapters.host import Host
+from veza_tasks.capabilities import lock
 from veza_tasks.capabilities.install import PROVEN
 from veza_tasks.capabilities.rotation import DRAINED
 from veza_tasks.clock import SystemClock
+from veza_tasks.events import Listeners
 from veza_tasks.fleet import Fleet, connect_with_ssh
 from veza_tasks.recipes.release import canary
-from veza_tasks.run import Run, new_run_id
+from veza_tasks.run import new_run_id
 from veza_tasks.settings import Settings
 from veza_tasks.signals import Signals
 
@@ -95,19 +98,29 @@ class Sweep:
             return faults.call("client", "GET", lambda: get_over_http(url), odd=_no_answer, timeout=5.0)
 
         clock = SystemClock()
-        fleet = Fleet(self.settings, emit=lambda _: None, connect=connect, get=get)
+        emit = Listeners()
+        fleet = Fleet(self.settings, emit=emit, connect=connect, get=get)
         with contextlib.closing(fleet):
-            run = Run(
+            run = JournaledRun(
+                journals=self.lab.directory / "journals",
                 id=new_run_id(clock),
                 who="somebody@somewhere",
                 settings=self.settings,
                 fleet=fleet,
                 clock=clock,
-                emit=lambda _: None,
-                signals=Signals(lambda _: None),
+                emit=emit,
+                signals=Signals(emit),
             )
             faults.phase = lambda: run.doing[-1] if run.doing else ""
             return ending(run, canary)
+
+    def unlock(self) -> None:
+        """Take the lock from the run that was killed."""
+        with contextlib.closing(Fleet(self.settings, emit=Listeners())) as fleet:
+            name = lock.lock_name(self.settings)
+            held = lock.holder(fleet.for_records, name)
+            assert held
+            assert lock.break_lock(fleet.for_records, name, held)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[Seen]:
@@ -182,6 +195,10 @@ class Sweep:
             if not faults.struck:
                 yield f"{where}, and the fault never struck"
             yield from (f"{where}, {what}" for what in self.untrue(ended, fault, before))
+            if (self.lab.directory / "profiles").exists() and os.listdir(self.lab.directory / "profiles"):
+                if ended.code != -9:
+                    yield f"{where}, and the lock outlived the run"
+                self.unlock()
             again = self.run(Faults(NOWHERE))
         if again.code or not self.is_done() or self.unproven():
             yield f"{where}, and the same command again does not finish: exit {again.code} ({again.text})"

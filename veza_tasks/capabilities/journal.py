@@ -168,13 +168,13 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 yield entry
 
 
-def remember(incus: Incus, instance: str, record: Mapping[str, Any]) -> None:
-    """Add a run's summary to those on the fleet. The caller holds the lock, so nobody else writes meanwhile.
+def remember(incus: Incus, instance: str, record: Mapping[str, Any], *, before: str) -> None:
+    """Add a run's summary to those ``before`` it on the fleet. The caller holds the lock, so nobody else writes meanwhile.
 
     Raises:
         FleetError: it could not be written.
     """
-    kept = [one for one in remembered(incus.read_mark(instance, HISTORY)) if one["run"] != record["run"]]
+    kept = [one for one in remembered(before) if one["run"] != record["run"]]
     incus.mark(instance, HISTORY, json.dumps([*kept, record][-REMEMBERED:], separators=(",", ":")))
 
 

@@ -207,16 +207,21 @@ class Lock:
         Raises:
             FleetError: it is not known whether it is released.
         """
+        incus = self._run.fleet.for_records
         try:
-            self._remove_own()
+            self.confirm()
+            incus.delete_profile(self.name)
+        except LockLost:
+            return
         except FleetError:
-            self._remove_own()
+            found = self.holder()
+            if found is not None and found.run == self._run.id:
+                incus.delete_profile(self.name)
         self.held = False
 
-    def _remove_own(self) -> None:
-        found = self.holder()
-        if found is not None and found.run == self._run.id:
-            self._run.fleet.for_records.delete_profile(self.name)
+    def look_ahead(self) -> None:
+        """Look whether it is still ours, while something else is done."""
+        self._look_ahead()
 
     @property
     def _due(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from veza_tasks.capabilities.journal import Journal, remember
+from veza_tasks.capabilities.journal import HISTORY, Journal, remember
 from veza_tasks.capabilities.lock import Lock, break_lock
 from veza_tasks.errors import (
     Abandoned,
@@ -43,7 +43,7 @@ def operation(
         return
     ahead = ahead or ThreadPoolExecutor(max_workers=1, thread_name_prefix="lock")
     lock = Lock(run, ahead=ahead)
-    books = _Books(run, lock)
+    books = _Books(run, lock, ahead)
     try:
         with closing(_journal(run, journals)) as journal, run.emit.joined(journal):
             run.emit(_started(run))
@@ -52,6 +52,7 @@ def operation(
                     if force:
                         _break(run, lock)
                     lock.take_within(wait)
+                    books.read_ahead()
                     with run.emit.joined(lock):
                         yield
             except Exception as error:
@@ -97,11 +98,22 @@ def _ending(stop: BaseException, *, changed: bool) -> ReleaseError:
 class _Books:
     """The end of a run, told to everybody: the journal, the fleet, and whoever waits for the lock."""
 
-    def __init__(self, run: Run, lock: Lock) -> None:
+    def __init__(self, run: Run, lock: Lock, ahead: Executor) -> None:
         self._run = run
         self._lock = lock
+        self._ahead = ahead
+        self._before: Future[str] | None = None
         self._began = run.clock.monotonic()
         self._when = f"{run.clock.now():%Y-%m-%dT%H:%M:%SZ}"
+
+    def read_ahead(self) -> None:
+        """Read what the fleet remembers of earlier runs: while the lock is held nobody else writes it."""
+        if self._lock.held:
+            self._before = self._ahead.submit(self._read)
+
+    def _read(self) -> str:
+        run = self._run
+        return run.fleet.for_records.read_mark(run.settings.load_balancer.instance, HISTORY)
 
     def close(self, journal: Journal, error: Exception | None) -> None:
         run = self._run
@@ -118,11 +130,13 @@ class _Books:
         if not self._lock.held:
             return
         with run.signals.shield("writing the run's summary and releasing the lock"):
+            self._lock.look_ahead()
             try:
                 remember(
                     run.fleet.for_records,
                     run.settings.load_balancer.instance,
                     journal.summary.record(end, when=self._when),
+                    before=self._what_was(),
                 )
             except FleetError as failed:
                 run.emit(Warned(f"the run's summary could not be kept on the fleet: {failed.message}"))
@@ -132,6 +146,12 @@ class _Books:
                 run.emit(
                     Warned(f"the lock may still be there: {failed.message}; next: inv unlock --run {run.id}")
                 )
+
+    def _what_was(self) -> str:
+        try:
+            return self._before.result() if self._before else self._read()
+        except FleetError:
+            return self._read()
 
 
 def _journal(run: Run, directory: Path) -> Journal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veza_tasks.capabilities import lock
-from veza_tasks.capabilities.journal import remember
+from veza_tasks.capabilities.journal import HISTORY, remember
 from veza_tasks.capabilities.lock import DEAD_AFTER, Holder
 from veza_tasks.errors import Refused
 from veza_tasks.events import Warned
@@ -45,9 +45,10 @@ def unlock(run: Run, held: Holder) -> None:
             state="Nothing was changed.",
             next_command="inv status",
         )
+    incus, instance = run.fleet.for_records, run.settings.load_balancer.instance
     remember(
-        run.fleet.for_records,
-        run.settings.load_balancer.instance,
+        incus,
+        instance,
         {
             "run": held.run,
             "task": held.task,
@@ -57,4 +58,5 @@ def unlock(run: Run, held: Holder) -> None:
             "code": None,
             "said": f"ended without a word in {held.phase}; unlocked by {run.who}",
         },
+        before=incus.read_mark(instance, HISTORY),
     )
