@@ -224,6 +224,12 @@ LintLevels = Annotated[
     Wanted("levels", configuration.wanted("migrations_rules")),
 ]
 Scope = Annotated[Literal["canary", "service"], Wanted("canary or service", "canary or service")]
+DeadMan = Annotated[
+    Literal["on", "off"],
+    # YAML reads on and off as booleans.
+    BeforeValidator(lambda value: ("off", "on")[value] if isinstance(value, bool) else value),
+    Wanted("on or off", "on or off"),
+]
 DrainPolicy = Annotated[Literal["abort", "close"], Wanted("abort or close", "abort or close")]
 
 
@@ -363,6 +369,9 @@ class Settings(Table):
 
     drain_timeout: Duration = _knob(60.0, "how long a drained node may go on serving", unit="s")
     drain_policy: DrainPolicy = _knob("abort", "then put the node back and stop, or close its sessions")
+    deadman: DeadMan = _knob(
+        "on", "while a canary is unproven its node goes back by itself if it does not hear from us"
+    )
     ready_timeout: Duration = _knob(60.0, "how long HAProxy may take to see a healthy node up", unit="s")
     lb_timeout: Duration = _knob(
         10.0, "how long until a request through HAProxy has reached the node", unit="s"

@@ -87,7 +87,7 @@ def test_the_steps_are_the_runbooks_in_its_order(fleet: MemoryFleet) -> None:
     assert steps(fleet) == [
         ("preflight", ""),
         ("stage", ""),
-        *((step, "backend-api-2") for step in [*on_a_node, "sli-window"]),
+        *((step, "backend-api-2") for step in ["guard", *on_a_node, "sli-window"]),
         *((step, "backend-api-1") for step in on_a_node),
     ]
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.memory import Call, Ending, Fault, Faults, Machine, MemoryFleet, digest_of, ending
-from veza_tasks.capabilities import lock
+from veza_tasks.capabilities import deadman, lock
 from veza_tasks.capabilities.install import PROVEN
+from veza_tasks.events import Changing
 from veza_tasks.recipes.release import canary, roll_peers
 from veza_tasks.recipes.rollback import rollback_all, ways
 from veza_tasks.recipes.status import status
@@ -107,8 +108,11 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return Stage(scene, begun, list(faults.seen))
 
 
-def complaints(stage: Stage, call: Call, fault: Fault) -> Iterator[str]:
-    """What is not as it must be when ``fault`` strikes ``call``, and after the same command again."""
+def complaints(stage: Stage, call: Call, fault: Fault, *, absent: bool = False) -> Iterator[str]:
+    """What is not as it must be when ``fault`` strikes ``call``, and after the same command again.
+
+    ``absent``: nobody comes back for as long as the canary waits for us.
+    """
     scene, fleet = stage.scene, stage.reset()
     v1, v2 = fleet.v1, fleet.binary("v2.0.0")
     machines = fleet.world.machines.values()
@@ -154,16 +158,37 @@ def complaints(stage: Stage, call: Call, fault: Fault) -> Iterator[str]:
         if (node.installed, node.running, bool(node.serves)) != truth or node.problems:
             yield f"status is untrue of {machine.name}: {node}"
 
+    if absent:
+        yield from wrong_once_nobody_came_back(fleet, where)
     if ended.code == -9:
         break_lock_of_the_dead(fleet)
     if fleet.world.profiles:
         yield f"{where}, and the lock outlived the run"
+    if ended.code in (0, 3, 4) and is_guarded(fleet):
+        yield f"{where}, and the dead-man's switch is still there"
     fleet.world.most_out, fleet.world.failed = fleet.world.most_out - given_up, 0.0
     again = scene.run(fleet)
     if again.code or not fleet.all_run(fleet.binary(scene.brings)) or not fleet.all_serve() or fleet.drained:
         yield f"{where}, and the same command again does not finish: exit {again.code} {again.text}"
     if fleet.world.most_out > 1 or fleet.world.failed or fleet.world.wrong:
         yield f"{where}, and again: {fleet.world.most_out} out, {fleet.world.failed:.1f} requests failed"
+    if is_guarded(fleet) or fleet.world.profiles:
+        yield f"{where}, and again, and a switch or the lock is still there"
+
+
+def wrong_once_nobody_came_back(fleet: MemoryFleet, where: str) -> Iterator[str]:
+    run = fleet.run()
+    fleet.world.advance(deadman.patience(run.settings) + 5)
+    proven = fleet.marks.get(fleet.canary.name, {}).get(PROVEN, "")
+    # Killed between the commit and the record of it: the binary has survived its window.
+    survived = any(isinstance(e, Changing) and e.command.startswith("disarm") for e in fleet.events)
+    if fleet.canary.running != digest_of(fleet.v1) and fleet.canary.running not in proven and not survived:
+        yield f"{where}, and nobody came back, and {fleet.canary.running[:12]} still runs unproven"
+
+
+def is_guarded(fleet: MemoryFleet) -> bool:
+    run = fleet.run()
+    return any(deadman.look(node).left_over for node in run.fleet.released_to)
 
 
 def break_lock_of_the_dead(fleet: MemoryFleet) -> None:
@@ -195,5 +220,10 @@ def test_whatever_goes_wrong_the_fleet_is_left_well_and_the_same_command_finishe
         for call in stage.calls
         for fault in telling(stage.scene, call)
         if (said := list(complaints(stage, call, fault)))
+    ] + [
+        f"{Fault.KILLED_AFTER} at {call}, and for long: {'; '.join(said)}"
+        for call in stage.calls
+        if stage.scene.recipe is canary and call.changes
+        if (said := list(complaints(stage, call, Fault.KILLED_AFTER, absent=True)))
     ]
     assert not found, "\n".join(found)

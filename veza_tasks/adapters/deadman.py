@@ -4,7 +4,8 @@ What lies in ``veza-api.deadman`` beside the binary (owned by root, as is the fo
 
     revert       the program that puts it back; it needs nothing of ours
     lock         taken by whoever arms, renews, disarms or reverts (flock(1)); never removed
-    armed        while a release is unproven: run, generation, unit, sha256 of the last known good, seconds
+    armed        while a release is unproven: run, generation, unit, sha256 of the last known good, seconds, and the
+                 sha256 of what is unproven (of more than one, with commas, where a run took over from a dead one)
     reverting    the same file by another name, while and for as long as the binary is being put back
     tombstone    the same file again, with a line that says when and how that came out
     log          who armed, disarmed and reverted
@@ -33,29 +34,29 @@ GUARD = f"{PREFIX}.service"
 
 REVERT = f"""#!/bin/sh
 # Dead-man's switch of veza-tasks: while a release is unproven and nobody renews, the last known good binary goes back.
-# A timer calls it with RUN GENERATION, the boot with --boot, recovery with --resume; --dry-run SHA256 only looks whether
-# it could. It never touches a load balancer. Twice is harmless; what fails is left for the next try.
+# A timer calls it with RUN GENERATION, the boot with --boot, recovery with --resume; --dry-run SHA256 UNIT only looks
+# whether it could. It never touches a load balancer. Twice is harmless; what fails is left for the next try.
 cd -P -- "${{0%/*}}" || exit
 exec 9>lock && flock 9 || exit
 {HASH}
-is() {{ [ -e "$1" ] && sum=$(sha256 <"$1") && [ "${{sum%% *}}" = "$2" ]; }}
+digest() {{ [ ! -e "$1" ] || {{ sum=$(sha256 <"$1") && echo "${{sum%% *}}"; }}; }}
+is_unproven() {{ case ",$unproven," in *",$1,"*) ;; *) false ;; esac; }}
 say() {{ echo "$*"; echo "$(date -u +%FT%TZ) $*" >>log; }}
-runs() {{
-  pid=$(systemctl show --property=MainPID --value -- "$unit") && [ "$pid" -gt 0 ] && [ "/proc/$pid/exe" -ef ../{BINARY} ]
-}}
+find_process() {{ pid=$(systemctl show --property=MainPID --value -- "$unit"); }}
+runs() {{ find_process && [ "$pid" -gt 0 ] && [ "/proc/$pid/exe" -ef ../{BINARY} ]; }}
 
 if [ "$1" = --dry-run ]; then
   result=ok
-  is ../{BINARY} "$2" || is "../{KEPT}/$2" "$2" || result="no binary with sha256 $2"
+  [ "$(digest "../{KEPT}/$2")" = "$2" ] || [ "$(digest ../{BINARY})" = "$2" ] || result="no binary with sha256 $2"
   systemctl show --property=LoadState -- "$3" | grep -q =loaded || result="systemctl knows no unit $3"
-  echo "$result" >.tried && mv -T .tried tried
+  echo "$2 $result" >.tried && mv -T .tried tried
   exit
 fi
 
 phase=reverting
 [ -e $phase ] || phase=armed
 [ -e $phase ] || exit 0
-read -r run generation unit good seconds <$phase || exit
+read -r run generation unit good seconds unproven <$phase || exit
 case $1 in
   --resume) [ $phase = reverting ] || exit 0 ;;
   # Timers do not outlive a boot: where ours is waiting this is none.
@@ -67,20 +68,23 @@ sync .
 say "run $run: not renewed for $seconds s ($*); putting $good back"
 
 outcome="$good is back"
-if ! is ../{BINARY} "$good"; then
-  if is "../{KEPT}/$good" "$good"; then
-    if [ -e ../{BINARY} ]; then
-      sum=$(sha256 <../{BINARY}) && new="../{KEPT}/${{sum%% *}}" || exit
-      [ -e "$new.version" ] || printf unknown >"$new.version"
-      ln -f -- ../{BINARY} "$new"
-    fi
-    mv -T -- "../{KEPT}/$good" ../{BINARY} && sync .. || exit
-  else
-    outcome="failed: no binary with sha256 $good"
+find_process
+installed=$(digest ../{BINARY})
+if [ "$installed" = "$good" ]; then
+  :
+elif [ -n "$installed" ] && ! is_unproven "$installed" && ! is_unproven "$(digest "/proc/$pid/exe")"; then
+  outcome="nothing to put back: what is installed is not the release"
+elif [ "$(digest "../{KEPT}/$good")" = "$good" ]; then
+  if [ -n "$installed" ]; then
+    [ -e "../{KEPT}/$installed.version" ] || printf unknown >"../{KEPT}/$installed.version"
+    ln -f -- ../{BINARY} "../{KEPT}/$installed"
   fi
+  mv -T -- "../{KEPT}/$good" ../{BINARY} && sync .. || exit
+else
+  outcome="failed: no binary with sha256 $good"
 fi
 # At boot the unit starts after us, with what lies there.
-if [ "$1" != --boot ] && [ "${{outcome#failed}}" = "$outcome" ] && ! runs; then
+if [ "$outcome" = "$good is back" ] && [ "$1" != --boot ] && ! runs; then
   systemctl reset-failed -- "$unit" 2>/dev/null
   systemctl restart -- "$unit"
   tries=100
@@ -113,7 +117,7 @@ next() {{
   generation=$((generation + 1))
   # A call that was cut off may have left one of this name, which does not count.
   start 2>/dev/null || {{ systemctl stop -- "{PREFIX}-$run-$generation.timer"; start; }} || exit
-  echo "$run $generation $unit $good $seconds" >.armed && sync .armed && mv -T .armed armed || exit
+  echo "$run $generation $unit $good $seconds $unproven" >.armed && sync .armed && mv -T .armed armed || exit
   [ -z "$1" ] || systemctl stop -- "$1"
   echo "stands=armed"
 }}
@@ -148,33 +152,37 @@ WantedBy=multi-user.target" && sync . || exit
 rm -f tried
 systemctl enable --quiet --no-reload --force "$PWD/{GUARD}" || exit
 systemd-run --quiet --collect --unit="{PREFIX}-try-$$" --on-active=0 --timer-property=AccuracySec=1us \\
-  --property=Type=oneshot -- "$PWD/revert" --dry-run "$3" "$2" || exit
+  --property=Type=oneshot --property=Restart=on-failure --property=RestartSec=10s \\
+  -- "$PWD/revert" --dry-run "$3" "$2" || exit
 tries=1000
 until [ -e tried ]; do
   tries=$((tries - 1))
   [ $tries -gt 0 ] || {{ echo "a timer was started here and nothing came of it" >&2; exit 1; }}
   sleep 0.01
 done
-read -r result <tried
+read -r digest result <tried
 rm -f tried
 [ ! -e log ] || {{ tail -n 200 log >.log && mv -T .log log; }}
-[ "$result" = ok ] || {{ echo "$result" >&2; exit 1; }}
+[ "$digest $result" = "$3 ok" ] || {{ echo "$result" >&2; exit 1; }}
 """
 
-# $1 folder, $2 unit, $3 run, $4 sha256 of the last known good, $5 seconds. Takes over what a dead run left armed.
+# $1 folder, $2 unit, $3 run, $4 sha256 of the last known good, $5 seconds, $6 sha256 of the release. Takes over what a dead
+# run left armed, whose release is as unproven as ours.
 ARM = f"""
 cd -P -- "$1/{FOLDER}" || exit
 {_LOCKED}{_NEXT}
 if [ -e reverting ]; then echo stands=reverting; exit 0; fi
-last='' generation=0
+last='' generation=0 unproven=$6
 if [ -e armed ]; then
-  read -r run number unit good seconds <armed
+  read -r run number unit good seconds other <armed
   last={PREFIX}-$run-$number.timer
   [ "$run" != "$3" ] || generation=$number
+  case ",$other," in *",$6,"*) unproven=$other ;; *) unproven=$6,$other ;; esac
 fi
 unit=$2 run=$3 good=$4 seconds=$5
 next "$last"
 rm -f tombstone
+sync .
 systemctl show --property=ActiveState,ActiveEnterTimestampMonotonic,NextElapseUSecMonotonic "{PREFIX}-$run-$generation.timer"
 echo "$(date -u +%FT%TZ) run $run: armed for $seconds s, good is $good" >>log
 """
@@ -188,7 +196,7 @@ if [ ! -e armed ]; then
   [ -e tombstone ] && tombstone || echo stands=nothing
   exit 0
 fi
-read -r run generation unit good seconds <armed
+read -r run generation unit good seconds unproven <armed
 if [ "$run" != "$2" ]; then echo "stands=another $run"; exit 0; fi
 next "{PREFIX}-$run-$generation.timer"
 """
@@ -203,7 +211,7 @@ if [ -e reverting ]; then
   flock 9
 fi
 if [ -e armed ]; then
-  read -r run generation unit good seconds <armed
+  read -r run _ <armed
   if [ "$run" != "$2" ]; then echo "stands=another $run"; exit 0; fi
   rm armed && sync . || exit
   echo "$(date -u +%FT%TZ) run $run: disarmed" >>log
@@ -314,14 +322,16 @@ class Switch:
         if reply.status:
             raise FleetError(f"{self.node.name}: the dead-man's switch does not work here: {reply.complaint}")
 
-    def arm(self, run: str, digest: str, seconds: int) -> Answer:
-        """Arm it for a run. Another run's that was left armed is taken over; an older tombstone is removed.
+    def arm(self, run: str, digest: str, seconds: int, *, unproven: str) -> Answer:
+        """Arm it for a run: without renewal what is ``unproven`` gives way to ``digest``, and nothing else does.
+
+        Another run's that was left armed is taken over; an older tombstone is removed.
 
         Raises:
             FleetError: it could not be armed, or systemd has another time in mind than we asked for.
         """
         effect = f"arm the dead-man's switch: without renewal {digest[:12]} goes back after {seconds} s"
-        reply = self._change(ARM, self.node.unit, run, digest, str(seconds), effect=effect)
+        reply = self._change(ARM, self.node.unit, run, digest, str(seconds), unproven, effect=effect)
         answer = self._answer(reply, "armed")
         if answer.stands == "armed" and not reply.planned:
             facts = _facts(reply.out)
@@ -454,7 +464,7 @@ def _armed(text: str, *, reverting: bool) -> Armed:
 
 def _tombstone(text: str) -> Tombstone:
     """From the words of the file: the state that was armed, then at each try to end it when and how."""
-    run, _, _, digest, _, *ends = text.split()
+    run, _, _, digest, _, _, *ends = text.split()
     if not SHA256.fullmatch(digest):
         raise ValueError(f"{digest[:80]!r} is no sha256")
     # A full disk takes no further line.

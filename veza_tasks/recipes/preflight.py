@@ -9,11 +9,12 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from veza_tasks import migrations
+from veza_tasks.adapters.deadman import Stands
 from veza_tasks.adapters.haproxy import Pool, State
 from veza_tasks.adapters.incus import Instance
-from veza_tasks.adapters.node import PREVIOUS, Binaries, Node
+from veza_tasks.adapters.node import KEPT, PREVIOUS, Binaries, Node
 from veza_tasks.adapters.prometheus import EMPTY, NoData
-from veza_tasks.capabilities import gate
+from veza_tasks.capabilities import deadman, gate
 from veza_tasks.capabilities.artifact import Artifact, Release, read_artifact
 from veza_tasks.capabilities.rotation import DRAINED, explain, others_serving
 from veza_tasks.errors import ConfigError, Refused, ReleaseError
@@ -124,6 +125,7 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
     seen: dict[str, Binaries] = {}
     good: list[LastKnownGood] = []
     pools: list[Pool] = []
+    switches: list[Stands] = []
 
     def look_at_artifact() -> Row:
         if settings.artifact is None:
@@ -146,7 +148,7 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
         return Colour.GREEN, f"{', '.join(fleet.hosts)}: host keys verified, Incus answers"
 
     def look_at_nodes() -> Row:
-        return _nodes(run, artifacts[0] if artifacts else None, instances, seen)
+        return _nodes(run, artifacts[0] if artifacts else None, instances, seen, switches)
 
     def look_at_pool() -> Row:
         pools.append(fleet.load_balancer.pool())
@@ -157,7 +159,11 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
             return Colour.RED, f"not looked at: {fleet.canary.name} could not be looked at"
         good.append(
             last_known_good(
-                run, fleet.canary, seen[fleet.canary.name], artifacts[0].release if artifacts else None
+                run,
+                fleet.canary,
+                seen[fleet.canary.name],
+                artifacts[0].release if artifacts else None,
+                switches[0] if switches else None,
             )
         )
         wanted = instances[fleet.canary.name].architecture
@@ -195,14 +201,22 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
     return Cleared(artifacts[0], seen, good[0])
 
 
-def last_known_good(run: Run, node: Node, seen: Binaries, artifact: Release | None) -> LastKnownGood:
+def last_known_good(
+    run: Run, node: Node, seen: Binaries, artifact: Release | None, switch: Stands | None = None
+) -> LastKnownGood:
     """Which binary this node goes back to: ``ROLLBACK_BINARY``, else the node's ``veza-api.previous``.
+
+    With ``ROLLBACK_BINARY=running``, where an earlier run left an unproven one running, it is the one before, which that
+    run's dead-man's ``switch`` names.
 
     Raises:
         Refused: there is none, or it cannot be read.
     """
     wanted = run.settings.rollback_binary
     if wanted == "running":
+        if switch and switch.armed and seen.running != switch.armed.digest:
+            before = Release(switch.armed.digest, seen.version(switch.armed.digest))
+            return LastKnownGood(before, on_node=str(node.directory / KEPT / before.digest))
         return _what_runs(node, seen, artifact)
     if wanted and not PurePosixPath(wanted).is_relative_to(node.directory):
         local = Path(wanted)
@@ -259,7 +273,11 @@ def _migrations(run: Run) -> Row:
 
 
 def _nodes(
-    run: Run, artifact: Artifact | None, instances: Mapping[str, Instance], seen: dict[str, Binaries]
+    run: Run,
+    artifact: Artifact | None,
+    instances: Mapping[str, Instance],
+    seen: dict[str, Binaries],
+    switches: list[Stands],
 ) -> Row:
     bad: list[str] = []
     odd: list[str] = []
@@ -281,11 +299,19 @@ def _nodes(
     def look(node: Node) -> None:
         try:
             seen[node.name] = node.look()
+            if node is run.fleet.canary and run.settings.deadman == "on":
+                switches.append(deadman.look(node))
         except ReleaseError as error:
             looked[node.name] = error.message
 
     run.each(look, running)
     bad += looked.values()
+    for stands in switches:
+        said = f"{run.fleet.canary.name}: its dead-man's switch {deadman.describe(stands)}"
+        if stands.armed and stands.armed.reverting:
+            bad.append(said)
+        elif stands.armed or stands.tombstone:
+            odd.append(said)
     now = run.clock.now().timestamp()
     for name, found in seen.items():
         if not found.unit.is_up:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from veza_tasks.adapters.haproxy import State
 from veza_tasks.adapters.node import KEPT, Binaries, Node
-from veza_tasks.capabilities import gate, health, install, rotation
+from veza_tasks.capabilities import deadman, gate, health, install, rotation
 from veza_tasks.capabilities.artifact import Release
 from veza_tasks.errors import (
     DrainTimeout,
@@ -27,7 +27,7 @@ from veza_tasks.errors import (
     RolledBack,
     StepFailed,
 )
-from veza_tasks.events import Planned, Warned
+from veza_tasks.events import Event, Planned, Probed, StepStarted, Waiting, Warned
 from veza_tasks.recipes.preflight import Cleared, LastKnownGood, preflight
 from veza_tasks.run import Run
 
@@ -49,12 +49,50 @@ def canary(run: Run, *, sha256: str | None = None, rewatch: bool = False) -> Non
     node = run.fleet.canary
     cleared = preflight(run, sha256=sha256)  # 1. Pre-deploy hook, and the rest of the checklist
     release = cleared.artifact.release
-    stage(run, run.fleet.released_to, cleared)
-    with back_to_last_known_good(run, node, cleared):
+    on_its_own = run.settings.deadman == "on" and not nothing_to_prove(run, node, cleared, rewatch=rewatch)
+    stage(run, run.fleet.released_to, cleared, guarded=node if on_its_own else None)
+    with (
+        back_to_last_known_good(run, node, cleared),
+        guarded(run, node, cleared) if on_its_own else nullcontext(),
+    ):
         came_back_at = deploy(run, node, release)  # 2. to 6.
-        watch(run, node, release, came_back_at=came_back_at, rewatch=rewatch)  # 7. SLI monitor
+        watch(
+            run, node, release, came_back_at=came_back_at, rewatch=rewatch, is_guarded=on_its_own
+        )  # 7. SLI monitor
     roll(run, release)  # 8. Roll the peers
     tidy(run, run.fleet.released_to, cleared.artifact.release, cleared.last_known_good.release)
+
+
+def nothing_to_prove(run: Run, node: Node, cleared: Cleared, *, rewatch: bool) -> bool:
+    """Whether the node runs the release already and has its green record."""
+    release, seen = cleared.artifact.release, cleared.seen[node.name]
+    runs_it = seen.installed == seen.running == release.digest
+    return runs_it and not rewatch and bool(proven(run, node, release))
+
+
+@contextmanager
+def guarded(run: Run, node: Node, cleared: Cleared) -> Iterator[None]:
+    """While this lasts the node itself puts the last known good binary back if it does not hear from us any more.
+
+    It hears from the very loops that wait and judge. A node out of reach is told and borne: it acts by itself.
+
+    Raises:
+        Fired: it has acted already, or is just acting for an earlier run.
+        FleetError: it could not be armed.
+    """
+    with run.step("guard", node.name) as done:
+        done(deadman.arm(run, node, cleared.last_known_good.release, unproven=cleared.artifact.release))
+    beat = deadman.heartbeat(run, node)
+
+    def renew(event: Event) -> None:
+        if isinstance(event, StepStarted | Waiting | Probed) and event.node == node.name:
+            try:
+                beat()
+            except FleetError as error:
+                run.emit(Warned(f"{node.name} could not be told that we are there: {error.message}"))
+
+    with run.emit.joined(renew):
+        yield
 
 
 def deploy(run: Run, node: Node, release: Release) -> float:
@@ -132,13 +170,16 @@ def check_load_balancer(run: Run, node: Node) -> None:
         done(rotation.check_routed(run, node))
 
 
-def watch(run: Run, node: Node, release: Release, *, came_back_at: float, rewatch: bool) -> None:
+def watch(
+    run: Run, node: Node, release: Release, *, came_back_at: float, rewatch: bool, is_guarded: bool
+) -> None:
     """7. Watch the SLIs for ``SLI_WINDOW``; a green window is recorded on the instance.
 
     Raises:
         SliBreached: the first red probe, no data for too long, or no verdict by the end.
         HealthCheckFailed: the process died.
         NotRouted: the node fell out of rotation.
+        Fired: the node did not hear from us in time and is back on the last known good binary.
     """
     settings = run.settings
     with run.step("sli-window", node.name) as done:
@@ -158,6 +199,9 @@ def watch(run: Run, node: Node, release: Release, *, came_back_at: float, rewatc
             came_back_at=came_back_at,
             keep_routed=_still_well(run, node),
         )
+        if is_guarded:
+            # First this: a record of a binary that the node has just taken away would be untrue.
+            deadman.commit(run, node)
         node.mark(
             install.PROVEN,
             run.note(
@@ -351,8 +395,10 @@ def _restore(run: Run, node: Node, release: Release, drain_timeout: float, *, in
     check_load_balancer(run, node)
 
 
-def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
+def stage(run: Run, nodes: Sequence[Node], cleared: Cleared, *, guarded: Node | None = None) -> None:
     """Bring the artifact and the last known good binary to the nodes while everyone still serves: rollback never uploads.
+
+    The dead-man's switch of the node that is to be ``guarded`` is installed and tried out meanwhile.
 
     Raises:
         Refused: a copy did not arrive whole, or a signal came.
@@ -364,12 +410,19 @@ def stage(run: Run, nodes: Sequence[Node], cleared: Cleared) -> None:
             goes_back = nodes if good.local else [node for node in nodes if node is run.fleet.canary]
             both: tuple[Callable[[], str], ...] = (
                 lambda: install.stage(run, nodes, cleared.artifact.release, cleared.artifact.path),
-                lambda: stage_last_known_good(run, [(node, good) for node in goes_back]),
+                lambda: "; ".join(
+                    [
+                        stage_last_known_good(run, [(node, good) for node in goes_back]),
+                        *([deadman.prepare(run, guarded, good.release)] if guarded else []),
+                    ]
+                ),
             )
             for said in run.each(lambda one: one(), both):
                 done(said)
         run.signals.check()
     except (StepFailed, Interrupted) as failed:
+        if guarded:
+            _disarm(run, guarded)
         raise Refused(
             str(failed),
             state=f"No node was drained or restarted; at most copies were added to {KEPT}.",
@@ -423,16 +476,19 @@ def mixed(run: Run, release: Release) -> str:
 
 def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
     release, good = cleared.artifact.release, cleared.last_known_good.release
+    by_itself = _went_back_by_itself(run, node)
     said = cause.message if isinstance(cause, ReleaseError) else f"{type(cause).__name__}: {cause}"
     try:
-        if _gave_back(run, node, release, cleared.seen[node.name], stopped=isinstance(cause, Interrupted)):
+        before, stopped = cleared.seen[node.name], isinstance(cause, Interrupted)
+        if not by_itself and _gave_back(run, node, release, before, stopped=stopped):
+            _disarm(run, node)
             raise Refused(
                 said,
                 state=f"{node.name} runs what it ran before and is as it was. No other node was touched.",
                 next_command=_next_command(cause, "the same command again"),
             ) from cause.__cause__
         with run.step("rollback", node.name) as done:
-            restore(run, node, good, drain_timeout=ROLLBACK_DRAIN)
+            restore(run, node, good, drain_timeout=ROLLBACK_DRAIN, in_place=by_itself)
             done(f"{node.name} is back on {good}")
     except StepFailed as failed:
         raise RollbackFailed(
@@ -440,12 +496,37 @@ def _undo(run: Run, node: Node, cleared: Cleared, cause: Exception) -> None:
             state=f"{node.name} is left as it is, out of rotation as far as HAProxy could be told. No peer was touched.",
             next_command=f"inv status; then inv rollback-all, or by hand on {node.name}",
         ) from cause
+    _disarm(run, node)
     tidy(run, run.fleet.released_to, cleared.artifact.release, cleared.last_known_good.release)
     raise RolledBack(
         f"{release} is not released",
         state=f"{node.name} is back on {good} and serves. No peer was touched.",
         next_command=f"inv status; the failed binary is kept on {node.name} as {release.digest[:12]}…",
     ) from cause
+
+
+def _went_back_by_itself(run: Run, node: Node) -> bool:
+    """Whether the node's dead-man's switch has put the last known good binary back; if not it is put off once more."""
+    if run.settings.deadman == "off":
+        return False
+    try:
+        deadman.renew(run, node)
+    except deadman.Fired as fired:
+        return fired.tombstone is not None and fired.tombstone.put_back
+    except FleetError as error:
+        run.emit(Warned(f"{node.name} could not be told that we are there: {error.message}"))
+    return False
+
+
+def _disarm(run: Run, node: Node) -> None:
+    """The node is on the last known good binary, so a switch that stays armed would find nothing to do."""
+    if run.settings.deadman == "off":
+        return
+    try:
+        deadman.disarm(run, node)
+        deadman.clear(node)
+    except StepFailed as error:
+        run.emit(Warned(f"its dead-man's switch is still armed, which does no harm: {error.message}"))
 
 
 def _gave_back(run: Run, node: Node, release: Release, before: Binaries, *, stopped: bool) -> bool:
