@@ -395,6 +395,9 @@ class Settings(Table):
     command_timeout: Duration = _knob(30.0, "deadline of one remote command", unit="s")
     upload_timeout: Duration = _knob(600.0, "deadline of one upload", unit="s")
 
+    hooks_dir: OptionalPath = _knob(None, "folder of programs that are called before, during and after a run")
+    hook_timeout: Duration = _knob(30.0, "deadline of one of them", unit="s")
+
     hosts: Annotated[dict[Name, HostSettings], Wanted("table", "a table of hosts by name")] = _knob(
         {}, "the Incus servers"
     )

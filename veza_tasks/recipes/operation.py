@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from veza_tasks.capabilities.hooks import Hooks
 from veza_tasks.capabilities.journal import HISTORY, Journal, remember
 from veza_tasks.capabilities.lock import Lock, break_lock
 from veza_tasks.errors import (
@@ -44,24 +45,31 @@ def operation(
     ahead = ahead or ThreadPoolExecutor(max_workers=1, thread_name_prefix="lock")
     lock = Lock(run, ahead=ahead)
     books = _Books(run, lock, ahead)
+    beside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hooks")
     try:
-        with closing(_journal(run, journals)) as journal, run.emit.joined(journal):
-            run.emit(_started(run))
-            try:
-                with endings(run):
-                    if force:
-                        _break(run, lock)
-                    lock.take_within(wait)
-                    books.read_ahead()
-                    with run.emit.joined(lock):
-                        yield
-            except Exception as error:
-                books.close(journal, error)
-                raise
-            else:
-                books.close(journal, None)
+        with closing(_journal(run, journals)) as journal:
+            hooks = Hooks(run, journal=journal.path, beside=beside)
+            with run.emit.joined(hooks), run.emit.joined(journal):
+                run.emit(_started(run))
+                try:
+                    with endings(run):
+                        if force:
+                            _break(run, lock)
+                        lock.take_within(wait)
+                        books.read_ahead()
+                        hooks.before_run()
+                        with run.emit.joined(lock):
+                            yield
+                except Exception as error:
+                    books.close(journal, error)
+                    raise
+                else:
+                    books.close(journal, None)
+                finally:
+                    hooks.wait()
     finally:
         ahead.shutdown(wait=False, cancel_futures=True)
+        beside.shutdown(wait=False)
 
 
 @contextmanager
