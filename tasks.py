@@ -51,6 +51,8 @@ HELP = {
     "yes": "do not ask",
     "wait": "if another run works on this pool, wait so many seconds (or 5m) for it to end (default 0)",
     "force": "emergency: break another run's lock; it stops at its next change",
+    "resume": "finish the release that was broken off",
+    "undo": "take it back: the last known good binary everywhere, and every node of ours in rotation",
     "run": "the run's id, as inv history and inv status show it",
     "json": "machine-readable output",
     "base": "compare with this git revision, such as the last release's tag (default origin/main)",
@@ -287,7 +289,7 @@ def rollback_all(
         fleet,
         changes="rollback-all",
         wait=wait,
-        force=force,
+        breaks="*" if force else "",
         plan=plan,
         knobs=_given(rollback_binary=rollback_binary),
     ) as run:
@@ -324,13 +326,58 @@ def status(c: Context, json: bool = False, fleet: str = "") -> None:
             )
 
 
+@_task("resume", "undo", "artifact", "rollback_binary", "yes", "plan")
+def recover(
+    c: Context,
+    resume: bool = False,
+    undo: bool = False,
+    artifact: str = "",
+    rollback_binary: str = "",
+    yes: bool = False,
+    plan: bool = False,
+    fleet: str = "",
+) -> None:
+    """After a crash: what is left undone, and the way on or back."""
+    from veza_tasks.recipes import recover as recipe
+
+    with _run(c, fleet, knobs=_given(rollback_binary=rollback_binary)) as run:
+        if resume and undo:
+            raise ConfigError(["--resume and --undo are two ways; take one"], next_command="inv recover")
+        found = recipe.look(run)
+        screen = _screen(run)
+        if not found.differences:
+            run.emit(Note("nothing runs, and nothing is left undone"))
+            return
+        rows = [(one.where, one.what, one.cure) for one in found.differences]
+        screen.show_table("recover", ("where", "what is", "next"), rows)
+        if not (resume or undo):
+            return
+        recipe.check_dead(run, found.holder)
+        given = _given(artifact=artifact, rollback_binary=rollback_binary)
+        knobs = {**recipe.knobs_of(found.last, _journals()), **given}
+        sha256 = recipe.check_resumable(found.last, str(knobs.get("artifact", ""))) if resume else ""
+        if not (yes or plan):
+            _confirm(
+                screen, "Finish the release" if resume else "Take it back", "the same command with --yes"
+            )
+    dead = found.holder.run if found.holder else ""
+    with _run(
+        c, fleet, changes="canary" if resume else "recover", breaks=dead, plan=plan, knobs=knobs
+    ) as run:
+        if resume:
+            from veza_tasks.recipes.release import canary
+
+            canary(run, sha256=sha256)
+        else:
+            recipe.undo(run, found.last)
+
+
 @_task("run", "json")
 def history(c: Context, run: str = "", json: bool = False, fleet: str = "") -> None:
     """Which runs there were, from any machine; one step by step."""
-    from veza_tasks.capabilities.journal import folder
     from veza_tasks.recipes import history as recipe
 
-    journals = folder(os.environ)
+    journals = _journals()
     with _run(c, fleet) as here:
         if run:
             lines = recipe.steps(journals, run)
@@ -454,6 +501,7 @@ ns = Collection(
     rollback_all,
     status,
     history,
+    recover,
     unlock,
     config,
     lint_migrations,
@@ -504,7 +552,7 @@ def _run(
     node: str = "",
     plan: bool = False,
     wait: str = "",
-    force: bool = False,
+    breaks: str = "",
     accept: list[str] | None = None,
     reason: str = "",
     knobs: Mapping[str, object] = NO_KNOBS,
@@ -522,7 +570,6 @@ def _run(
             settings.node(node)
         seconds = _seconds(wait)
 
-        from veza_tasks.capabilities.journal import folder
         from veza_tasks.clock import SystemClock
         from veza_tasks.events import Listeners
         from veza_tasks.fleet import Fleet
@@ -554,7 +601,7 @@ def _run(
                     accepted=allowed,
                 )
                 around = (
-                    operation(run, journals=folder(os.environ), wait=seconds, force=force)
+                    operation(run, journals=_journals(), wait=seconds, breaks=breaks)
                     if changes
                     else endings(run)
                 )
@@ -562,6 +609,12 @@ def _run(
                     yield run
         finally:
             reached.close()
+
+
+def _journals() -> Path:
+    from veza_tasks.capabilities.journal import folder
+
+    return folder(os.environ)
 
 
 def _seconds(text: str) -> float:

@@ -139,7 +139,7 @@ class Switch:
     @property
     def text(self) -> str:
         armed = f"{self.run} {self.generation} veza-backend-api {self.digest} {self.seconds}"
-        return f"{armed} {','.join(self.unproven)} {self.outcome}"
+        return f"{armed} {','.join(self.unproven)} boot {self.outcome}"
 
 
 @dataclass(eq=False)
@@ -1087,8 +1087,10 @@ class MemoryFleet:
         self.world.behaviours[digest_of(path)] = behaviour
         return path
 
-    def run(self, faults: Faults | None = None, *, plan: bool = False, **more: Any) -> Run:
-        """A run on this fleet; ``accepted`` is what ``--accept`` gives. All keywords but ``prometheus`` are knobs."""
+    def run(
+        self, faults: Faults | None = None, *, plan: bool = False, task: str = "canary", **more: Any
+    ) -> Run:
+        """A run on this fleet; ``accepted`` is what ``--accept`` gives. All but ``prometheus`` and these are knobs."""
         accepted: Mapping[str, str] = more.pop("accepted", {})
         prometheus = more.pop("prometheus", lambda _: MemoryPrometheus(self.world))
         settings = Settings.model_validate({**self.knobs, **more})
@@ -1114,7 +1116,7 @@ class MemoryFleet:
         )
         made = JournaledRun(
             journals=self.folder / "journals",
-            task="test",
+            task=task,
             id=f"run-{next(_RUNS)}",
             who="somebody@somewhere",
             settings=settings,

@@ -20,12 +20,13 @@ TASKS = (
     "preflight",
     "push",
     "ready",
+    "recover",
     "roll-peers",
     "rollback-all",
     "status",
     "unlock",
 )
-CHANGING = ("canary", "drain", "push", "ready", "roll-peers", "rollback-all")
+CHANGING = ("canary", "drain", "push", "ready", "recover", "roll-peers", "rollback-all")
 
 
 def inv(

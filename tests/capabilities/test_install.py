@@ -89,23 +89,20 @@ def test_the_same_digest_touches_nothing(three: MemoryFleet) -> None:
     assert (three.canary.files[INSTALLED], before.changed, three.world.effects) == (before, changed, [])
 
 
-def test_pruning_leaves_the_newest_the_protected_and_what_is_under_way(three: MemoryFleet) -> None:
+def test_pruning_leaves_the_newest_the_protected_and_what_is_not_ours(three: MemoryFleet) -> None:
     digests = [f"{number:064x}" for number in range(6)]
     run = three.run(kept_binaries=2)
-    now, hours_ago = f"{run.clock.now():%Y%m%dT%H%M%SZ}", "20200101T000000Z"
     files = three.canary.files
     for number, digest in enumerate(digests):
         files[f"{KEPT}/{digest}"] = File(digest, changed=float(number))
         files[f"{KEPT}/{digest}.version"] = File("", text=f"v{number}")
-    files[f"{KEPT}/.arriving-{now}-aaaaaa-0"] = File("x")
-    files[f"{KEPT}/.arriving-{hours_ago}-aaaaaa-0"] = File("x")
+    files[f"{KEPT}/.arriving-20200101T000000Z-aaaaaa-0"] = File("x")
     files[f"{KEPT}/somebodys.notes"] = File("x")
     install.prune(run, run.fleet.canary, [digests[0]])
     stays = [digests[0], digests[4], digests[5]]
     names = [
         *stays,
         *(f"{digest}.version" for digest in stays),
-        f".arriving-{now}-aaaaaa-0",
         "somebodys.notes",
     ]
     assert sorted(path.removeprefix(f"{KEPT}/") for path in files if path.startswith(KEPT)) == sorted(names)

@@ -84,7 +84,7 @@ def test_the_fleet_remembers_who_did_what_how_it_ended_and_how_long_nodes_were_o
     assert release(fleet, accepted={"sli-now": "hot-fix"}, prom_p95_threshold_s=0.06).code == 0
     assert ending(fleet.run(artifact=fleet.binary("v3.0.0", SLOW_P95)), canary).code == 4
     good, bad = on_fleet(fleet)
-    assert (good["code"], good["task"], good["who"]) == (0, "test", "somebody@somewhere")
+    assert (good["code"], good["task"], good["who"]) == (0, "canary", "somebody@somewhere")
     assert (good["digest"], good["version"]) == (digest_of(fleet.binary("v2.0.0")), "v2.0.0")
     assert set(good["out"]) == {"backend-api-1", "backend-api-2"}
     assert all(0.2 < seconds < 5 for seconds in good["out"].values())

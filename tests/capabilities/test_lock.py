@@ -192,7 +192,7 @@ def test_an_emergency_breaks_the_lock_loudly(fleet: MemoryFleet) -> None:
         rollback_all(run, ways(run))
 
     assert ending(fleet.run(), everybody).code == 3
-    assert ending(fleet.run(), everybody, force=True).code == 0
+    assert ending(fleet.run(), everybody, breaks="*").code == 0
     assert fleet.all_run(fleet.v1)
     assert any(
         "BROKE THE LOCK of canary" in event.text for event in fleet.events if isinstance(event, Warned)

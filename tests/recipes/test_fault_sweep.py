@@ -16,6 +16,7 @@ from tests.memory import Call, Ending, Fault, Faults, Machine, MemoryFleet, dige
 from veza_tasks.capabilities import deadman, lock
 from veza_tasks.capabilities.install import PROVEN
 from veza_tasks.events import Changing
+from veza_tasks.recipes import recover
 from veza_tasks.recipes.release import canary, roll_peers
 from veza_tasks.recipes.rollback import rollback_all, ways
 from veza_tasks.recipes.status import status
@@ -27,13 +28,14 @@ from veza_tasks.run import Run
 class Scene:
     """A command, the fleet that it meets, and the binary that it brings everywhere."""
 
+    task: str
     recipe: Callable[[Run], object]
     nodes: int
     brings: str
     begins: Callable[[MemoryFleet], None]
 
     def run(self, fleet: MemoryFleet, faults: Faults | None = None) -> Ending:
-        return ending(fleet.run(faults, artifact=fleet.binary("v2.0.0")), self.recipe)
+        return ending(fleet.run(faults, task=self.task, artifact=fleet.binary("v2.0.0")), self.recipe)
 
 
 def everybody_rolls_back(run: Run) -> None:
@@ -56,12 +58,12 @@ def all_have_it(fleet: MemoryFleet) -> None:
 
 
 SCENES = {
-    "canary of 2": Scene(canary, 2, "v2.0.0", nothing_yet),
-    "canary of 3": Scene(canary, 3, "v2.0.0", nothing_yet),
-    "roll-peers of 2": Scene(roll_peers, 2, "v2.0.0", the_canary_has_it),
-    "roll-peers of 3": Scene(roll_peers, 3, "v2.0.0", the_canary_has_it),
-    "rollback-all of 2": Scene(everybody_rolls_back, 2, "v1.0.0", all_have_it),
-    "rollback-all of 3": Scene(everybody_rolls_back, 3, "v1.0.0", all_have_it),
+    "canary of 2": Scene("canary", canary, 2, "v2.0.0", nothing_yet),
+    "canary of 3": Scene("canary", canary, 3, "v2.0.0", nothing_yet),
+    "roll-peers of 2": Scene("roll-peers", roll_peers, 2, "v2.0.0", the_canary_has_it),
+    "roll-peers of 3": Scene("roll-peers", roll_peers, 3, "v2.0.0", the_canary_has_it),
+    "rollback-all of 2": Scene("rollback-all", everybody_rolls_back, 2, "v1.0.0", all_have_it),
+    "rollback-all of 3": Scene("rollback-all", everybody_rolls_back, 3, "v1.0.0", all_have_it),
 }
 
 
@@ -197,6 +199,29 @@ def break_lock_of_the_dead(fleet: MemoryFleet) -> None:
         unlock(run, held_by(run, found.run))
 
 
+def wrong_after_undo(stage: Stage, call: Call, fault: Fault) -> Iterator[str]:
+    """What is not as it must be when we are killed and the next person types ``inv recover --undo``."""
+    fleet = stage.reset()
+    v1, v2 = digest_of(fleet.v1), digest_of(fleet.binary("v2.0.0"))
+    ended = stage.scene.run(fleet, Faults(fleet.world, call, fault))
+    found = recover.look(fleet.run())
+    held = found.holder.run if found.holder else ""
+    if held and not any(held in one.cure for one in found.differences):
+        yield "it does not say how to take the lock"
+    undone = ending(fleet.run(task="recover"), lambda run: recover.undo(run, found.last), breaks=held)
+    if ended.code != -9 or undone.code:
+        yield f"exit {ended.code}, then {undone.code}: {undone.text}"
+    runs = {machine.running for machine in fleet.world.machines.values()}
+    if runs - {v1, v2} or (found.last and found.last.digest and v2 in runs):
+        yield f"then {runs} run"
+    if not fleet.all_serve() or fleet.drained or is_guarded(fleet) or fleet.world.profiles:
+        yield f"then something is left: {fleet.drained} {fleet.world.profiles}"
+    if left := recover.look(fleet.run()).differences:
+        yield f"then there is still: {left}"
+    if fleet.world.most_out > 1 or fleet.world.failed:
+        yield f"{fleet.world.most_out} out, {fleet.world.failed:.1f} requests failed"
+
+
 def telling(scene: Scene, call: Call) -> Collection[Fault]:
     """The faults that can bring anything new at this call.
 
@@ -225,5 +250,16 @@ def test_whatever_goes_wrong_the_fleet_is_left_well_and_the_same_command_finishe
         for call in stage.calls
         if stage.scene.recipe is canary and call.changes
         if (said := list(complaints(stage, call, Fault.KILLED_AFTER, absent=True)))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_whenever_we_are_killed_the_next_person_can_take_it_back(stage: Stage) -> None:
+    found = [
+        f"{fault} at {call}: {'; '.join(said)}"
+        for call in stage.calls
+        if call.changes
+        for fault in (Fault.KILLED_BEFORE, Fault.KILLED_AFTER)
+        if (said := list(wrong_after_undo(stage, call, fault)))
     ]
     assert not found, "\n".join(found)

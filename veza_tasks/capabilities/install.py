@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from veza_tasks.adapters.host import Reply, ensure
@@ -22,7 +21,7 @@ from veza_tasks.run import Run
 PROVEN = "proven"
 """Mark: this digest survived a full green window here. Cleared when another digest is installed."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ARRIVING = ".arriving-"
+ARRIVING = ".arriving-"
 
 
 def stage(run: Run, nodes: Sequence[Node], release: Release, source: Path) -> str:
@@ -134,8 +133,8 @@ def prune(run: Run, node: Node, protected: Sequence[str]) -> None:
     binaries = [name for name in seen.kept if _DIGEST.fullmatch(name) and name not in stays]
     doomed = binaries[run.settings.kept_binaries :]
     gone = {*doomed} | {name for name in seen.versions if name not in seen.kept and name not in stays}
-    hour_ago = f"{_ARRIVING}{run.clock.now() - timedelta(hours=1):%Y%m%dT%H%M%SZ}"
-    abandoned = [name for name in seen.kept if name.startswith(_ARRIVING) and name < hour_ago]
+    # We hold the lock, so nobody else is uploading.
+    abandoned = [name for name in seen.kept if name.startswith(ARRIVING)]
     if names := [*doomed, *(f"{name}.version" for name in sorted(gone)), *abandoned]:
         _succeed(node, node.forget(names), "remove old binaries")
 
@@ -190,7 +189,7 @@ def _adopt(run: Run, node: Node, release: Release) -> None:
 
 
 def _temporary(run: Run, release: Release) -> str:
-    return f"{_ARRIVING}{run.id}-{release.digest[:12]}"
+    return f"{ARRIVING}{run.id}-{release.digest[:12]}"
 
 
 def _succeed(node: Node, reply: Reply, what: str) -> None:

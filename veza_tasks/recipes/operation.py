@@ -23,17 +23,18 @@ from veza_tasks.errors import (
     StepFailed,
 )
 from veza_tasks.events import RunEnded, RunStarted, Warned
+from veza_tasks.recipes.recover import tell_leftovers
 from veza_tasks.run import Run
 
 
 @contextmanager
 def operation(
-    run: Run, *, journals: Path, wait: float = 0.0, force: bool = False, ahead: Executor | None = None
+    run: Run, *, journals: Path, wait: float = 0.0, breaks: str = "", ahead: Executor | None = None
 ) -> Iterator[None]:
     """One run that changes the fleet, from its lock to its last record. Under ``--plan`` there is neither.
 
-    ``journals`` is the folder of journals, ``wait`` how many seconds to wait for the lock; ``force`` breaks it. ``ahead`` is
-    where the lock is looked at while steps go on (default: a thread).
+    ``journals`` is the folder of journals, ``wait`` how many seconds to wait for the lock; ``breaks`` is the run whose lock is
+    broken, or ``*`` for anybody's. ``ahead`` is where the lock is looked at while steps go on (default: a thread).
 
     Raises:
         ReleaseError: whatever ended the run, as one of the endings.
@@ -53,8 +54,8 @@ def operation(
                 run.emit(_started(run))
                 try:
                     with endings(run):
-                        if force:
-                            _break(run, lock)
+                        if breaks:
+                            _break(run, lock, breaks)
                         lock.take_within(wait)
                         books.read_ahead()
                         hooks.before_run()
@@ -64,6 +65,8 @@ def operation(
                     books.close(journal, error)
                     raise
                 else:
+                    if run.fleet.changed:
+                        tell_leftovers(run)
                     books.close(journal, None)
                 finally:
                     hooks.wait()
@@ -182,7 +185,7 @@ def _started(run: Run) -> RunStarted:
     )
 
 
-def _break(run: Run, lock: Lock) -> None:
+def _break(run: Run, lock: Lock, whose: str) -> None:
     held = lock.holder()
-    if held is not None and break_lock(run.fleet.for_records, lock.name, held):
+    if held is not None and whose in ("*", held.run) and break_lock(run.fleet.for_records, lock.name, held):
         run.emit(Warned(f"BROKE THE LOCK of {held.told(run.clock.now())}; that run stops at its next change"))
