@@ -269,6 +269,7 @@ def test_each_probe_is_told_with_its_numbers() -> None:
     run = watched(replace(GOOD, p95=0.2), sli_window=30)
     run.run()
     [told] = run.events
+    assert isinstance(told, Probed)
     assert [told.asked[number][1] for number in (2, 3)] == ["1000.0", "0.2"]
     assert [replace(told, asked=())] == [
         Probed(

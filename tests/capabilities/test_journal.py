@@ -47,7 +47,12 @@ def test_each_change_is_on_disk_before_it_is_sent(
 ) -> None:
     synced: list[int] = []
     fsync = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (fsync(file), synced.append(file)))
+
+    def counted(file: int) -> None:
+        fsync(file)
+        synced.append(file)
+
+    monkeypatch.setattr(os, "fsync", counted)
     told = itertools.count(1)
     wrong: list[Event] = []
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from veza_tasks.run import Run
 NAME = "veza-tasks.lock.haproxy.api_pool"
 
 
-def release(fleet: MemoryFleet, **more: object) -> Ending:
+def release(fleet: MemoryFleet, **more: Any) -> Ending:
     return ending(fleet.run(artifact=fleet.binary("v2.0.0")), canary, **more)
 
 
