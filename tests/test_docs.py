@@ -22,7 +22,7 @@ from veza_tasks.settings import knobs
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
-DOCUMENTS = ["README.md", "docs/runbook.md", "CHANGELOG.md"]
+DOCUMENTS = ["README.md", "docs/runbook.md", "docs/safety.md", "docs/hooks.md", "CHANGELOG.md"]
 KNOBS = {knob.name: knob for knob in knobs()}
 STEPS = 8
 """Numbered steps of the runbook."""
@@ -244,5 +244,15 @@ def test_every_promise_names_a_test_that_exists() -> None:
     for item in items:
         named = re.findall(r"\[`(test_\w+)`\]\((tests/[\w/]+\.py)\)", item)
         assert named, f"no test holds: {item.strip()}"
+        for test, file in named:
+            assert test in functions_in(ROOT / file), f"{file} has no {test}"
+
+
+def test_every_fault_of_the_safety_page_names_a_test_that_exists() -> None:
+    faults = rows(section((ROOT / "docs" / "safety.md").read_text(), "## Faults and tests"))
+    assert len(faults) > 5
+    for fault in faults:
+        named = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", fault[2])
+        assert named, f"no test holds: {fault[0]}"
         for test, file in named:
             assert test in functions_in(ROOT / file), f"{file} has no {test}"

@@ -225,7 +225,7 @@ class Fleet:
 
     def _forget_runs(self, balancer: dict[str, Any]) -> None:
         for profile in json.loads(incus("query", f"/1.0/profiles?project={self.name}")):
-            if (name := profile.rpartition("/")[2]).startswith("veza-tasks."):
+            if (name := profile.rpartition("/")[2].partition("?")[0]).startswith("veza-tasks."):
                 incus("profile", "delete", f"--project={self.name}", name)
         for key in balancer["config"]:
             if key.startswith(_MARKS):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fnmatch
 import json
 import os
 import signal
@@ -159,6 +160,12 @@ class Timer:
     def stop(self) -> None:
         self._handle.cancel()
 
+    def show(self) -> str:
+        return (
+            f"NextElapseUSecMonotonic={self.began / 1e6 + self.seconds:f}s\n"
+            f"ActiveState=active\nActiveEnterTimestampMonotonic={self.began}\n"
+        )
+
 
 class Init:
     """All units of a fleet, and who may ask about them: its own user."""
@@ -167,6 +174,7 @@ class Init:
         self._directory = directory
         self._units: dict[tuple[str, str], Unit] = {}
         self._timers: dict[tuple[str, str], Timer] = {}
+        self._enabled: set[tuple[str, str]] = set()
         self._exits: Exits = {}
         self._over = asyncio.Event()
 
@@ -227,18 +235,16 @@ class Init:
             case ["end"]:
                 self._over.set()
                 return 0, ""
-            case ["timers", instance, _]:
-                ours = [timer for (where, _), timer in self._timers.items() if where == instance]
-                return 0, "".join(f"{timer.name} {timer.began} {timer.seconds}\n" for timer in ours)
+            case ["enable" | "disable" | "is-enabled" as verb, instance, name]:
+                return self._link(verb, instance, name)
+            case [verb, instance, pattern] if verb.endswith(" timers"):
+                return self._ask_timers(verb.removesuffix(" timers"), instance, pattern)
             case ["timer", instance, name, seconds, *argv]:
                 if (instance, name) in self._timers:
                     return 1, f"Unit {name}.timer was already loaded or has a fragment file."
                 self._timers[instance, name] = Timer(
                     name, float(seconds), lambda: self._elapse(instance, name, argv)
                 )
-                return 0, ""
-            case ["forget", instance, name] if (instance, name) in self._timers:
-                self._timers.pop((instance, name)).stop()
                 return 0, ""
             case [verb, instance, name, *more]:
                 unit = self._units.get((instance, name))
@@ -262,6 +268,38 @@ class Init:
             case _:
                 return 1, f"{name}.service is not active, cannot {verb}."
         return 0, ""
+
+    def _link(self, verb: str, instance: str, name: str) -> tuple[int, str]:
+        """Units from anywhere, enabled; nothing here is started at boot."""
+        unit = instance, name
+        is_enabled = unit in self._enabled
+        if verb == "is-enabled":
+            return (0, "enabled\n") if is_enabled else (4, "not-found")
+        if verb == "disable" and not is_enabled:
+            return 1, f"Failed to disable unit: Unit file {name} does not exist."
+        (self._enabled.add if verb == "enable" else self._enabled.remove)(unit)
+        return 0, ""
+
+    def _ask_timers(self, verb: str, instance: str, pattern: str) -> tuple[int, str]:
+        """`systemctl` about timers, which may be named by a pattern."""
+        named = [
+            key
+            for key in self._timers
+            if key[0] == instance and fnmatch.fnmatchcase(f"{key[1]}.timer", pattern)
+        ]
+        match verb:
+            case "list-units":
+                return 0, "".join(f"{name}.timer loaded active waiting {name}\n" for _, name in named)
+            case "is-active":
+                return 0 if named else 3, ""
+            case "stop":
+                for key in named:
+                    self._timers.pop(key).stop()
+                return (
+                    (0, "") if named or "*" in pattern else (5, f"Failed to stop {pattern}: Unit not loaded.")
+                )
+            case _:
+                return 0, "".join(self._timers[key].show() for key in named)
 
     def _elapse(self, instance: str, name: str, argv: list[str]) -> None:
         del self._timers[instance, name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.memory import (
     Behaviour,
     Ending,
     File,
+    Killed,
     MemoryFleet,
     digest_of,
     ending,
@@ -614,3 +616,49 @@ def test_a_plan_on_a_node_that_is_down_promises_to_start_it(fleet: MemoryFleet) 
     fleet.world.config["backend-api-2"]["user.veza-tasks.drained"] = "{}"
     assert release(fleet, plan=True).code == 0
     assert fleet.world.effects == []
+
+
+def test_a_proven_release_that_is_put_back_by_hand_is_released_again_and_stays(fleet: MemoryFleet) -> None:
+    v2 = fleet.binary("v2.0.0")
+    assert ending(fleet.run(artifact=v2), canary).code == 0
+    fleet.canary.files[INSTALLED] = File(digest_of(fleet.v1), 10)  # by hand; the record stays
+    fleet.world.restart(fleet.canary)
+    fleet.world.advance(8)
+    assert ending(fleet.run(artifact=v2), canary).code == 0
+    fleet.world.advance(1000)
+    assert fleet.canary.running == digest_of(v2)
+
+
+def killed_in_the_window(fleet: MemoryFleet) -> Path:
+    v2 = fleet.binary("v2.0.0")
+
+    def die(event: Event) -> None:
+        if isinstance(event, Probed):
+            raise Killed
+
+    fleet.on_event = die
+    assert ending(fleet.run(artifact=v2, sli_window=60), canary).code == -9
+    fleet.on_event = lambda event: None
+    fleet.world.profiles.clear()
+    return v2
+
+
+def test_without_a_switch_of_its_own_a_dead_runs_one_does_not_act_in_the_middle(fleet: MemoryFleet) -> None:
+    v2 = killed_in_the_window(fleet)
+    assert ending(fleet.run(artifact=v2, deadman="off", sli_window=200), canary).code == 0
+    assert fleet.all_run(v2)
+
+
+def test_no_peer_gets_what_the_canary_is_about_to_take_back(fleet: MemoryFleet) -> None:
+    v2 = killed_in_the_window(fleet)
+    ended = ending(fleet.run(artifact=v2), lambda run: roll_peers(run, unproven="in a hurry"))
+    assert (ended.code, "about to go back" in ended.text) == (3, True)
+    assert all(peer.installed == digest_of(fleet.v1) for peer in fleet.peers)
+
+
+def test_running_names_what_ran_before_an_unproven_release_that_was_left(fleet: MemoryFleet) -> None:
+    v2 = killed_in_the_window(fleet)
+    assert fleet.canary.process
+    fleet.canary.process.behaviour = SLOW_P95
+    ended = ending(fleet.run(artifact=v2, rollback_binary="running"), canary)
+    assert (ended.code, fleet.canary.running) == (4, digest_of(fleet.v1))

@@ -4,8 +4,8 @@ What lies in ``veza-api.deadman`` beside the binary (owned by root, as is the fo
 
     revert       the program that puts it back; it needs nothing of ours
     lock         taken by whoever arms, renews, disarms or reverts (flock(1)); never removed
-    armed        while a release is unproven: run, generation, unit, sha256 of the last known good, seconds, and the
-                 sha256 of what is unproven (of more than one, with commas, where a run took over from a dead one)
+    armed        while a release is unproven: run, generation, unit, sha256 of the last known good, seconds, the sha256
+                 of what is unproven (of more than one, with commas, where a run took over from a dead one), the boot
     reverting    the same file by another name, while and for as long as the binary is being put back
     tombstone    the same file again, with a line that says when and how that came out
     log          who armed, disarmed and reverted
@@ -32,13 +32,23 @@ PREFIX = "veza-tasks-deadman"
 """Of our units: a timer ``PREFIX-RUN-GENERATION`` for every renewal, and the guard for reboots."""
 GUARD = f"{PREFIX}.service"
 
+# Which boot of the machine this is; containers share their kernel's id, and their first process is their own.
+_BOOT = """
+this_boot() {
+  read -r kernel </proc/sys/kernel/random/boot_id
+  read -r first </proc/1/stat
+  set -- $first
+  echo "$kernel-${22}"
+}
+"""
+
 REVERT = f"""#!/bin/sh
 # Dead-man's switch of veza-tasks: while a release is unproven and nobody renews, the last known good binary goes back.
 # A timer calls it with RUN GENERATION, the boot with --boot, recovery with --resume; --dry-run SHA256 UNIT only looks
 # whether it could. It never touches a load balancer. Twice is harmless; what fails is left for the next try.
 cd -P -- "${{0%/*}}" || exit
 exec 9>lock && flock 9 || exit
-{HASH}
+{HASH}{_BOOT}
 digest() {{ [ ! -e "$1" ] || {{ sum=$(sha256 <"$1") && echo "${{sum%% *}}"; }}; }}
 is_unproven() {{ case ",$unproven," in *",$1,"*) ;; *) false ;; esac; }}
 say() {{ echo "$*"; echo "$(date -u +%FT%TZ) $*" >>log; }}
@@ -56,11 +66,10 @@ fi
 phase=reverting
 [ -e $phase ] || phase=armed
 [ -e $phase ] || exit 0
-read -r run generation unit good seconds unproven <$phase || exit
+read -r run generation unit good seconds unproven boot <$phase || exit
 case $1 in
   --resume) [ $phase = reverting ] || exit 0 ;;
-  # Timers do not outlive a boot: where ours is waiting this is none.
-  --boot) ! systemctl is-active --quiet "{PREFIX}-$run-$generation.timer" || exit 0 ;;
+  --boot) [ "$boot" != "$(this_boot)" ] || ! systemctl is-active --quiet "{PREFIX}-$run-$generation.timer" || exit 0 ;;
   *) [ "$1 $2" = "$run $generation" ] || exit 0 ;;
 esac
 [ $phase = reverting ] || mv -T armed reverting || exit
@@ -107,7 +116,7 @@ flock -w 2 9 || { echo stands=busy; exit 0; }
 
 # The next generation's timer is started before the last one's is stopped, so that no moment is without. Until `armed`
 # names the next one the last one counts, and after that only the next one.
-_NEXT = f"""
+_NEXT = f"""{_BOOT}
 start() {{
   systemd-run --quiet --collect --unit="{PREFIX}-$run-$generation" --on-active="$seconds" \\
     --timer-property=AccuracySec=1s --property=Type=oneshot --property=Restart=on-failure --property=RestartSec=10s \\
@@ -117,7 +126,7 @@ next() {{
   generation=$((generation + 1))
   # A call that was cut off may have left one of this name, which does not count.
   start 2>/dev/null || {{ systemctl stop -- "{PREFIX}-$run-$generation.timer"; start; }} || exit
-  echo "$run $generation $unit $good $seconds $unproven" >.armed && sync .armed && mv -T .armed armed || exit
+  echo "$run $generation $unit $good $seconds $unproven $boot" >.armed && sync .armed && mv -T .armed armed || exit
   [ -z "$1" ] || systemctl stop -- "$1"
   echo "stands=armed"
 }}
@@ -174,12 +183,12 @@ cd -P -- "$1/{FOLDER}" || exit
 if [ -e reverting ]; then echo stands=reverting; exit 0; fi
 last='' generation=0 unproven=$6
 if [ -e armed ]; then
-  read -r run number unit good seconds other <armed
+  read -r run number unit good seconds other boot <armed
   last={PREFIX}-$run-$number.timer
   [ "$run" != "$3" ] || generation=$number
   case ",$other," in *",$6,"*) unproven=$other ;; *) unproven=$6,$other ;; esac
 fi
-unit=$2 run=$3 good=$4 seconds=$5
+unit=$2 run=$3 good=$4 seconds=$5 boot=$(this_boot)
 next "$last"
 rm -f tombstone
 sync .
@@ -187,7 +196,7 @@ systemctl show --property=ActiveState,ActiveEnterTimestampMonotonic,NextElapseUS
 echo "$(date -u +%FT%TZ) run $run: armed for $seconds s, good is $good" >>log
 """
 
-# $1 folder, $2 run.
+# $1 folder, $2 run. After a boot it is the guard's turn, until the unit runs.
 RENEW = f"""
 cd -P -- "$1/{FOLDER}" || exit
 {_LOCKED}{_NEXT}{_TOMBSTONE}
@@ -196,8 +205,12 @@ if [ ! -e armed ]; then
   [ -e tombstone ] && tombstone || echo stands=nothing
   exit 0
 fi
-read -r run generation unit good seconds unproven <armed
+read -r run generation unit good seconds unproven boot <armed
 if [ "$run" != "$2" ]; then echo "stands=another $run"; exit 0; fi
+if [ "$boot" != "$(this_boot)" ]; then
+  systemctl is-active --quiet -- "$unit" || {{ echo stands=busy; exit 0; }}
+  boot=$(this_boot)
+fi
 next "{PREFIX}-$run-$generation.timer"
 """
 
@@ -291,7 +304,8 @@ class Stands:
 class Answer:
     """What stands after a call: ``armed``, ``reverting``, ``tombstone``, ``nothing``, ``another`` run's, or ``busy``.
 
-    ``busy``: somebody holds the lock, which is a revert that waits for its unit. ``planned``: nothing was sent.
+    ``busy``: somebody holds the lock, which is a revert that waits for its unit; or the machine boots, and its guard has
+    yet to act.
     """
 
     stands: str
@@ -464,7 +478,7 @@ def _armed(text: str, *, reverting: bool) -> Armed:
 
 def _tombstone(text: str) -> Tombstone:
     """From the words of the file: the state that was armed, then at each try to end it when and how."""
-    run, _, _, digest, _, _, *ends = text.split()
+    run, _, _, digest, _, _, _, *ends = text.split()
     if not SHA256.fullmatch(digest):
         raise ValueError(f"{digest[:80]!r} is no sha256")
     # A full disk takes no further line.

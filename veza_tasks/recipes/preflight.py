@@ -64,6 +64,8 @@ class Cleared:
     artifact: Artifact
     seen: dict[str, Binaries]
     last_known_good: LastKnownGood
+    switch: Stands | None
+    """The canary's dead-man's switch; None where that could not be looked at and ``nodes`` was accepted."""
 
 
 @dataclass
@@ -198,7 +200,7 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
         if looking.refused:
             raise _refusal(looking.refused)
         done("all clear" + (f", with {', '.join(run.accepted)} accepted" if run.accepted else ""))
-    return Cleared(artifacts[0], seen, good[0])
+    return Cleared(artifacts[0], seen, good[0], switches[0] if switches else None)
 
 
 def last_known_good(
@@ -299,7 +301,7 @@ def _nodes(
     def look(node: Node) -> None:
         try:
             seen[node.name] = node.look()
-            if node is run.fleet.canary and run.settings.deadman == "on":
+            if node is run.fleet.canary:
                 switches.append(deadman.look(node))
         except ReleaseError as error:
             looked[node.name] = error.message

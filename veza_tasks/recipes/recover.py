@@ -6,7 +6,7 @@ The fleet is the truth: nothing here relies on what a dead run wrote down but fo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from veza_tasks.adapters.haproxy import Pool, State
@@ -208,8 +208,7 @@ def _bring_back(run: Run, node: Node, digest: str) -> None:
     if arriving := [name for name in seen.kept if name.startswith(install.ARRIVING)]:
         node.forget(arriving)
     if switch.left_over:
-        owner = switch.armed.run if switch.armed else run.id
-        deadman.disarm(replace(run, id=owner, doing=[]), node)
+        deadman.disarm(run, node, of=switch.armed.run if switch.armed else run.id)
         deadman.clear(node)
 
 

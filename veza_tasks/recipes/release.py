@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 from veza_tasks.adapters.haproxy import State
 from veza_tasks.adapters.node import KEPT, Binaries, Node
@@ -53,7 +53,7 @@ def canary(run: Run, *, sha256: str | None = None, rewatch: bool = False) -> Non
     stage(run, run.fleet.released_to, cleared, guarded=node if on_its_own else None)
     with (
         back_to_last_known_good(run, node, cleared),
-        guarded(run, node, cleared) if on_its_own else nullcontext(),
+        guarded(run, node, cleared) if on_its_own else unguarded(run, node, cleared),
     ):
         came_back_at = deploy(run, node, release)  # 2. to 6.
         watch(
@@ -93,6 +93,20 @@ def guarded(run: Run, node: Node, cleared: Cleared) -> Iterator[None]:
 
     with run.emit.joined(renew):
         yield
+
+
+@contextmanager
+def unguarded(run: Run, node: Node, cleared: Cleared) -> Iterator[None]:
+    """A switch that a dead run left armed, and that this run does not take over, would act in the middle of it.
+
+    Raises:
+        FleetError: it could not be disarmed.
+    """
+    if armed := cleared.switch and cleared.switch.armed:
+        with run.step("guard", node.name) as done:
+            deadman.disarm(run, node, of=armed.run)
+            done(f"the dead-man's switch of run {armed.run} is disarmed")
+    yield
 
 
 def deploy(run: Run, node: Node, release: Release) -> float:
@@ -184,6 +198,8 @@ def watch(
     settings = run.settings
     with run.step("sli-window", node.name) as done:
         if not rewatch and (proof := proven(run, node, release)):
+            if is_guarded:
+                deadman.commit(run, node)
             done(f"skipped: {release} survived a window at least as strict: {proof}; --rewatch watches again")
             return
         if run.plan:
@@ -255,6 +271,12 @@ def roll_peers(run: Run, *, sha256: str | None = None, unproven: str = "") -> No
                 next_command=f"inv canary --artifact {cleared.artifact.path}; or, knowing why: --unproven REASON",
             )
         run.emit(Warned(f"rolling {release} unproven: {unproven}"))
+    if cleared.switch and cleared.switch.armed:
+        raise Refused(
+            f"{run.fleet.canary.name} is about to go back: its dead-man's switch {deadman.describe(cleared.switch)}",
+            state="Nothing was changed.",
+            next_command="inv canary, which takes it over; or inv recover",
+        )
     stage(run, run.fleet.peers, cleared)
     try:
         roll(run, release)
