@@ -133,6 +133,13 @@ def test_a_run_that_was_killed_has_no_end_on_record(fleet: MemoryFleet) -> None:
     killed = next(one for one in history(fleet, path.parent) if one["run"] == "run-killed")
     assert killed["code"] is None
     assert recipe.as_rows([killed])[1][0][5] == "no end on record"
+    whole = next(one for one in history(fleet, path.parent) if one["run"] == path.stem)
+    # What the fleet has forgotten this machine still knows.
+    fleet.world.config["haproxy"].clear()
+    local = next(one for one in history(fleet, path.parent) if one["run"] == path.stem)
+    assert {key: local[key] for key in ("out", "code", "digest", "accepted")} == {
+        key: whole[key] for key in ("out", "code", "digest", "accepted")
+    }
 
 
 def test_a_journal_that_cannot_be_made_refuses_before_anything(fleet: MemoryFleet) -> None:

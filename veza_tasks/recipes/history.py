@@ -160,7 +160,28 @@ def _summary(path: Path, pool: str) -> dict[str, Any] | None:
         "code": ended.get("code"),
         "said": str(ended.get("message", "")).partition("\n")[0],
         "seconds": round(ended["seconds"], 1) if "seconds" in ended else None,
+        "out": _out(lines),
+        "accepted": {
+            str(line.get("check")): str(line["accepted"])
+            for line in lines
+            if line["event"] == "Checked" and line.get("accepted")
+        },
     }
+
+
+def _out(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Seconds out of rotation by node; None for one that was still out at the end."""
+    out: dict[str, float | None] = {}
+    since: dict[str, datetime] = {}
+    for line in lines:
+        if line["event"] not in ("OutOfRotation", "InRotation"):
+            continue
+        node, at = str(line.get("node")), datetime.fromisoformat(str(line.get("at")))
+        if line["event"] == "OutOfRotation":
+            since.setdefault(node, at)
+        elif node in since:
+            out[node] = round((out.get(node) or 0.0) + (at - since.pop(node)).total_seconds(), 1)
+    return out | dict.fromkeys(since)
 
 
 def _balancer(run: Run) -> str:
