@@ -95,15 +95,21 @@ def test_no_f_string_becomes_a_command_and_no_environment_is_passed(path: Path) 
             assert not any(k.arg == "shell" and ast.unparse(k.value) == "True" for k in node.keywords)
 
 
-def test_scripts_for_nodes_take_all_that_varies_as_parameters() -> None:
-    """Only constants of the module may stand in a script; they are there before any input is."""
-    tree = ast.parse((PACKAGE / "adapters" / "node.py").read_text())
+@pytest.mark.parametrize("module", ["node", "deadman"])
+def test_scripts_for_nodes_take_all_that_varies_as_parameters(module: str) -> None:
+    """Only constants, of the module or of the other, may stand in a script; they are there before any input is."""
+    tree = ast.parse((PACKAGE / "adapters" / f"{module}.py").read_text())
     constants = {
         target.id
         for node in tree.body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
+    } | {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "veza_tasks.adapters.node"
+        for alias in node.names
     }
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.JoinedStr):

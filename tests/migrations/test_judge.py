@@ -587,6 +587,43 @@ def test_a_new_identity_sequence_is_said_to_start_at_1() -> None:
     assert "starts at 1" in next(f for f in judged(text) if f.level == "error").message
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "public.t",
+            "CREATE TABLE IF NOT EXISTS t (id int, u int); DO $$ BEGIN ALTER TABLE public.t ADD CONSTRAINT c "
+            "FOREIGN KEY (u) REFERENCES users (id); EXCEPTION WHEN duplicate_object THEN NULL; END $$;",
+        ),
+        ("s.t", "CREATE TABLE IF NOT EXISTS s.t (id int); ALTER TABLE s.t DROP COLUMN a;"),
+        ("v", "CREATE MATERIALIZED VIEW IF NOT EXISTS v AS SELECT 1 AS a; DROP MATERIALIZED VIEW v;"),
+        ("a.x", "ALTER TABLE a ADD COLUMN IF NOT EXISTS x int DEFAULT 1; ALTER TABLE a DROP COLUMN x;"),
+        ("german", "CREATE COLLATION IF NOT EXISTS german (locale = 'de'); DROP COLLATION german;"),
+    ],
+)
+def test_the_reason_says_that_if_not_exists_does_not_show_what_is_new(name: str, text: str) -> None:
+    (finding,) = [f for f in judged(text) if f.level == "error"]
+    said = f" IF NOT EXISTS does not show that {name} is new; if it is, leave IF NOT EXISTS out."
+    assert finding.message.endswith(said)
+    assert errors(text.replace("IF NOT EXISTS", "")) == []
+
+
+def test_a_policy_for_a_role_that_may_not_be_the_binarys_is_named() -> None:
+    text = "ALTER TABLE a ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON a TO x USING (true);"
+    (finding,) = [f for f in judged(text) if f.level == "error"]
+    assert "policy p lets everything through for x alone" in finding.message
+    assert errors(text, options=Options(application_role="x")) == []
+    assert errors(text, options=Options(application_role="y")) == ["row-security"]
+
+
+def test_rights_on_columns_are_no_rights_on_the_table() -> None:
+    revoked = "REVOKE SELECT, INSERT (a) ON t FROM app;"
+    assert errors(f"{revoked} GRANT SELECT (a, b), INSERT ON t TO app;") == ["revoke"]
+    assert errors(f"{revoked} GRANT SELECT ON t TO app; GRANT INSERT (b, a) ON t TO app;") == []
+    (finding,) = [f for f in judged(f"{revoked} GRANT ALL (b) ON t TO app;") if f.level == "error"]
+    assert "need INSERT (a), SELECT on t" in finding.message
+
+
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_the_old_binary_can_live_with_is_no_error(text: str) -> None:
     assert errors(text) == []
@@ -639,6 +676,23 @@ def test_each_statement_is_a_transaction_where_the_tool_opens_none() -> None:
     text = "-- +goose NO TRANSACTION\n-- +goose Up\nDROP VIEW v;\nCREATE VIEW v AS SELECT 1 AS x;\n"
     assert errors(text) == ["drop-view"]
     assert errors(text.replace("-- +goose NO TRANSACTION\n", "")) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE INDEX CONCURRENTLY i ON u (a)", "DROP INDEX CONCURRENTLY i", "Vacuum u", "REINDEX SCHEMA s",
+        "ALTER TABLE u DETACH PARTITION v CONCURRENTLY", "ALTER SYSTEM SET a = 1", "CREATE DATABASE d",
+        "DROP SUBSCRIPTION s", "CREATE TABLESPACE s LOCATION '/s'", "START TRANSACTION; COMMIT", "BEGIN; END",
+    ],
+)  # fmt: skip
+def test_a_part_is_one_transaction_however_long_it_is_unless_a_statement_cannot_be_in_one(
+    statement: str,
+) -> None:
+    long = "ALTER TABLE a RENAME TO b;" + "SELECT f();" * 10_001
+    again = "CREATE VIEW a AS SELECT * FROM b;"
+    assert "rename-table" not in errors(long + again)
+    assert "rename-table" in errors(f"{long}{statement};{again}")
 
 
 def test_down_sections_never_run() -> None:

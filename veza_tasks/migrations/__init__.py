@@ -301,8 +301,7 @@ def _about_file(path: str, rule: str, said: str, options: Options) -> list[Findi
     from veza_tasks.migrations.judge import Finding
     from veza_tasks.migrations.rules import RULES
 
-    level = options.levels.get(rule, RULES[rule].level)
+    level = options.level(rule)
     if level == "off":
         return []
-    wanted: Literal["error", "warning"] = "error" if options.strict or level != "warning" else "warning"
-    return [Finding(os.fspath(path), 1, 1, 1, 1, rule, wanted, said, RULES[rule].recipe, 0, 0)]
+    return [Finding(os.fspath(path), 1, 1, 1, 1, rule, level, said, RULES[rule].recipe, 0, 0)]

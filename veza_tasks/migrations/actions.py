@@ -4,6 +4,7 @@ Offsets (`start`, `end`) are those of the tokens and span the offending action: 
 of its own clause, not the whole statement.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from veza_tasks.migrations.lexer import Statement, Token
@@ -27,6 +28,25 @@ def spelled(identifier: str) -> str:
     return identifier if plain and identifier.islower() else '"' + identifier.replace('"', '""') + '"'
 
 
+def quoted(value: str) -> str:
+    """A text as it has to be written in SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def text_of(tokens: Tokens) -> str:
+    """An expression, comparable and readable: names folded, one blank between tokens but around parentheses."""
+    text = " ".join(
+        token.name or (quoted(token.value) if token.kind == "STRING" else token.text) for token in tokens
+    )
+    return (
+        text.replace(" ( ", "(")
+        .replace("( ", "(")
+        .replace(" )", ")")
+        .replace(" , ", ", ")
+        .replace(" . ", ".")
+    )
+
+
 class Argument(NamedTuple):
     """One argument of a function: mode is IN, OUT, INOUT, VARIADIC or TABLE, type is canonical (integer, not int4)."""
 
@@ -34,6 +54,11 @@ class Argument(NamedTuple):
     name: str
     type: str
     optional: bool
+
+
+def inputs(arguments: Iterable[Argument]) -> tuple[str, ...]:
+    """The types that make out a function among those of its name."""
+    return tuple(argument.type for argument in arguments if argument.mode not in ("OUT", "TABLE"))
 
 
 class Constraint(NamedTuple):
@@ -221,6 +246,7 @@ class Drop(NamedTuple):
     on: Name | None  # the table of a trigger, rule or policy
     cascade: bool
     concurrently: bool
+    routine: str = ""  # function, procedure, aggregate or routine
 
 
 class Rename(NamedTuple):
@@ -368,8 +394,7 @@ class Privileges(NamedTuple):
     start: int
     end: int
     grant: bool
-    privileges: frozenset[str]  # empty for ALL
-    column: bool
+    privileges: frozenset[str]  # empty for ALL; SELECT (email) is that of one column
     kind: str
     objects: tuple[tuple[Name, tuple[Argument, ...] | None], ...]
     in_schemas: tuple[str, ...]

@@ -91,7 +91,7 @@ def drop(cursor: Cursor, statement: Statement) -> Iterator[Action]:
         alone = first == items and not more
         yield Drop(
             start if alone else cursor.offset(first), end if alone else cursor.end(cursor.at), kind, name,
-            arguments, on, cascade, concurrently,
+            arguments, on, cascade, concurrently, head.lower() if kind == "function" else "",
         )  # fmt: skip
         if not (listed and cursor.accept(",")):
             return
@@ -465,6 +465,12 @@ def _alter_set(cursor: Cursor, kind: str, name: Name, span: Span) -> Iterator[Ac
 
 def _alter_sequence(cursor: Cursor, name: Name) -> Iterator[Action]:
     """The options of ALTER SEQUENCE, which stand one after the other without commas."""
+
+    def change(detail: str, last: int) -> Change:
+        return Change(
+            cursor.offset(first), cursor.end(last), "alter-sequence", "sequence", name, word, detail
+        )
+
     while not cursor.done:
         first = cursor.at
         word = cursor.peek()
@@ -473,45 +479,23 @@ def _alter_sequence(cursor: Cursor, name: Name) -> Iterator[Action]:
             cursor.accept("WITH")
             if not cursor.done and cursor.tokens[cursor.at].kind == "NUMBER":
                 cursor.at += 1
-            yield Change(
-                cursor.offset(first), cursor.end(cursor.at), "alter-sequence", "sequence", name, word, word
-            )
+            yield change(word, cursor.at)
         elif word in ("MAXVALUE", "MINVALUE"):
             text = "" if cursor.done else cursor.tokens[cursor.at].text.replace("_", "")
             cursor.at += 1
             if text == "-":
                 cursor.at += 1
             if word == "MINVALUE" or text != "9223372036854775807":
-                yield Change(
-                    cursor.offset(first),
-                    cursor.end(cursor.at),
-                    "alter-sequence",
-                    "sequence",
-                    name,
-                    word,
-                    word,
-                )
+                yield change(word, cursor.at)
         elif word == "NO":
             cursor.at += 1
         elif word == "AS":
-            kind = type_name(cursor)
-            if kind.name != "bigint":
-                yield Change(
-                    cursor.offset(first),
-                    cursor.end(cursor.at),
-                    "alter-sequence",
-                    "sequence",
-                    name,
-                    word,
-                    word,
-                )
+            if type_name(cursor).name != "bigint":
+                yield change(word, cursor.at)
         elif word == "INCREMENT":
             cursor.accept("BY")
             if cursor.accept("-"):
-                end = cursor.end(cursor.at + 1)
-                yield Change(
-                    cursor.offset(first), end, "alter-sequence", "sequence", name, word, f"{word} BY -"
-                )
+                yield change(f"{word} BY -", cursor.at + 1)
 
 
 def _alter_domain(cursor: Cursor) -> Iterator[Action]:

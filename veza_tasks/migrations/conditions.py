@@ -38,9 +38,9 @@ def nothing_known(column: str) -> Value:
 
 def value_of(tokens: Tokens, lookup: Lookup = nothing_known) -> Value:
     """The value of an expression, with the columns' values from `lookup`. `ANY` for what cannot be read."""
-    if len(tokens) == 1 and tokens[0].kind == "STRING":
-        return tokens[0].value
     reader = _Reader(tokens, lookup)
+    if len(tokens) == 1 and tokens[0].kind in ("STRING", "NUMBER"):
+        return reader.primary()
     try:
         value = reader.expression(0)
     except _UnreadableError:

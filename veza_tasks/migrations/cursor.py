@@ -121,14 +121,6 @@ class Cursor:
         """The elements, split at commas, of the parentheses that open here; they are stepped over."""
         return split(self.group())
 
-    def to_comma(self) -> None:
-        """Steps to the comma that ends this list element, or to the end."""
-        words, size = self.words, self.size
-        while self.at < size and words[self.at] != ",":
-            if words[self.at] == ")":
-                return
-            self.skip()
-
     def until(self, *words: str) -> Tokens:
         """The tokens up to one of these words at this depth, or to the end."""
         first = self.at
@@ -153,7 +145,11 @@ class Cursor:
 
 
 def whole(cursor: Cursor) -> tuple[int, int]:
-    return cursor.offset(0), cursor.end(cursor.size)
+    tokens = cursor.tokens
+    if not tokens:
+        return 0, 0
+    _, text, offset = tokens[-1]
+    return tokens[0].offset, offset + len(text)
 
 
 def split(tokens: Tokens) -> list[Tokens]:

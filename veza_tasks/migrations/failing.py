@@ -39,6 +39,7 @@ _TEXT_FUNCTIONS = frozenset([
     "regexp_match", "regexp_split_to_array", "array_to_string",
 ])  # fmt: skip
 _SAME_TYPE = frozenset(["coalesce", "nullif", "greatest", "least"])
+_FALLIBLE = frozenset(["::", "CAST", "/", "%", "MOD", "DIV"])
 _TESTS = frozenset(["~", "~*", "SIMILAR", "JSONB_TYPEOF", "JSON_TYPEOF", "PG_INPUT_IS_VALID"])
 
 
@@ -48,6 +49,8 @@ def failing(tokens: Tokens, old: OldColumn, *, guard: Tokens = ()) -> Tokens:
     `guard` is the condition under which the expression is computed at all: a partial index's predicate. What stands in a CASE
     is taken to be guarded by it.
     """
+    if _FALLIBLE.isdisjoint([token.text.upper() for token in tokens]):
+        return ()
     tested = any(token.text.upper() in _TESTS for token in guard)
     guarded = frozenset(columns_in(guard))
     cursor = Cursor(tokens)

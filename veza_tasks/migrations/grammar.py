@@ -8,6 +8,7 @@ other unknown heads do nothing to the schema.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 
 from veza_tasks.migrations.actions import (
     Action,
@@ -24,9 +25,11 @@ from veza_tasks.migrations.actions import (
     Refresh,
     Rows,
     Setting,
+    Tokens,
     Transaction,
     Unbounded,
     Unknown,
+    spelled,
 )
 from veza_tasks.migrations.alters import alter, drop
 from veza_tasks.migrations.creates import create
@@ -39,23 +42,20 @@ def actions(statement: Statement, schema: str = "") -> Iterator[Action]:
     """What the statement does, in order. Never raises on syntax."""
     tokens = statement.tokens
     if not tokens:
-        return
-    if tokens[0].kind == "META":
-        yield from _meta(tokens[0])
-        return
-    if tokens[0].kind == "PARAM":  # psql's variable: the statement is what it holds
-        yield Unknown(
-            tokens[0].offset, statement.end, f"what the variable {tokens[0].text} holds", dynamic=True
-        )
-        return
-    head = tokens[0].text.upper()
-    read = query if head == "(" else _HEADS.get(head) if tokens[0].kind == "WORD" else None
+        return iter(())
+    first, last = tokens[0], tokens[-1]
+    found: Iterator[Action] = iter(())
+    if first.kind == "PARAM":  # psql's variable: the statement is what it holds
+        what = f"what the variable {first.text} holds"
+        return iter([Unknown(first.offset, statement.end, what, dynamic=True)])
+    head = first.text.upper()
+    read = query if head == "(" else _HEADS.get(head) if first.kind == "WORD" else None
     if read is not None:
         cursor = Cursor(tokens, schema)
         cursor.at = 1
-        yield from read(cursor, statement)
-    if tokens[-1].kind == "META":  # a statement that psql's \gexec ends
-        yield from _meta(tokens[-1])
+        found = read(cursor, statement)
+    # A psql command, or a statement that psql's \gexec ends
+    return chain(found, _meta(last)) if last.kind == "META" else found
 
 
 def _meta(token: Token) -> Iterator[Action]:
@@ -291,17 +291,8 @@ def _privileges(cursor: Cursor, *, grant: bool) -> Iterator[Action]:
         roles = tuple(Cursor(item).identifier() for item in listed)
         yield Membership(start, end, grant, roles, tuple(_roles(cursor)))
         return
-    privileges = set()
-    column = False
-    for item in listed:
-        if item and item[0].word:
-            privileges.add(
-                " ".join(t.word for t in item if t.word and t.kind == "WORD")
-                if len(item) < 3
-                else item[0].word
-            )
-            column = column or any(token.text == "(" for token in item)
-    if any(privilege.split()[0] == "ALL" for privilege in privileges):
+    privileges = {privilege for item in listed for privilege in _named(item)}
+    if "ALL" in privileges:
         privileges = set()
     kind = "table"
     schemas: tuple[str, ...] = ()
@@ -337,13 +328,29 @@ def _privileges(cursor: Cursor, *, grant: bool) -> Iterator[Action]:
         end,
         grant,
         frozenset(privileges),
-        column,
         kind,
         tuple(objects),
         schemas,
         tuple(_roles(cursor)),
         cascade,
     )
+
+
+def _named(item: Tokens) -> Iterator[str]:
+    """A privilege, and of one on columns each: SELECT (email). ALL PRIVILEGES is ALL."""
+    cursor = Cursor(item)
+    words = [token.word for token in cursor.until("(")]
+    columns = [token.name for token in cursor.group() if token.name]
+    if not words or not words[0]:
+        return
+    if not columns:
+        yield "ALL" if words[0] == "ALL" else " ".join(words)
+        return
+    for word in _OF_COLUMNS if words[0] == "ALL" else words[:1]:
+        yield from (f"{word} ({spelled(column)})" for column in columns)
+
+
+_OF_COLUMNS = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 
 
 def _roles(cursor: Cursor) -> Iterator[str]:

@@ -7,14 +7,16 @@ with the user's own names. Every bad example fires its rule and no other, every 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Level = Literal["error", "warning"]
 
 
 class Rule(NamedTuple):
     """`level` is "error" (breaks a statement of the running binary) or "warning" (locks, and passes)."""
 
     id: str
-    level: str
+    level: Level
     title: str
     why: str
     recipe: str
@@ -33,13 +35,14 @@ def message(rule: str, fields: Mapping[str, str], why: str = "") -> tuple[str, s
 
 
 def _rule(
-    id: str, level: str, title: str, why: str, recipe: str, bad: str = "", good: str = "", **example: str
+    id: str, level: Level, title: str, why: str, recipe: str, bad: str = "", good: str = "", **example: str
 ) -> None:
     _TEMPLATES[id] = (why, recipe)
     RULES[id] = Rule(id, level, title, why.format_map(example), recipe.format_map(example), bad, good)
 
 
-ERROR, WARNING = "error", "warning"
+ERROR: Level = "error"
+WARNING: Level = "warning"
 
 # What is dropped
 
@@ -661,7 +664,7 @@ _rule(
     "Statements of the running binary that need {what} on {name} fail: {role} has lost it.",
     "Release a binary that does without first; revoke in the release after that one. A swap is fine if "
     "the same right is granted again in the same transaction. Name the binary's role in the setting "
-    "MIGRATIONS_APPLICATION_ROLE, and other roles do not matter.",
+    "MIGRATIONS_ROLE, and other roles do not matter.",
     "REVOKE INSERT ON orders FROM app;",
     "GRANT INSERT ON orders TO app;",
     what="INSERT",

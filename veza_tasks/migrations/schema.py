@@ -71,6 +71,7 @@ class Rule(NamedTuple):
 
 
 class Function(NamedTuple):
+    kind: str  # function, procedure, aggregate
     old: bool
     arguments: tuple[Argument, ...]
     returns: str
@@ -93,6 +94,7 @@ class PolicyFact(NamedTuple):
     command: str
     lets_all_through: bool
     text: tuple[str, ...]
+    unsure: bool = False  # it would, if the running binary were one of its roles
 
 
 _MISSING = object()
@@ -237,8 +239,8 @@ class Schema:
         return Name(path[0], name.name)
 
     def is_new_schema(self, schema: str) -> bool:
-        if schema == TEMPORARY:
-            return True
+        if schema == TEMPORARY or not self.objects:
+            return schema == TEMPORARY
         return not is_placeholder(schema) and self.objects.get(("schema", Name("", schema))) is False
 
     def relation(self, name: Name) -> Relation | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Literal
 
 from veza_tasks.migrations.trouble import CannotTell, printable
@@ -46,6 +47,12 @@ def expand(paths: Iterable[str]) -> Iterator[str]:
     Raises ``CannotTell`` for a folder without any, or one that cannot be read.
     """
     seen: set[str] = set()
+    real_folder = cache(os.path.realpath)  # which most files have in common
+
+    def real(file: str) -> str:
+        folder, name = os.path.split(file)
+        return os.path.realpath(file) if os.path.islink(file) else os.path.join(real_folder(folder), name)
+
     for path in paths:
         found = [path]
         if path != "-" and os.path.isdir(path):
@@ -53,9 +60,9 @@ def expand(paths: Iterable[str]) -> Iterator[str]:
             if not found:
                 raise CannotTell(f"{printable(path)}: no migration in this folder: name the files", path=path)
         for file in found:
-            real = file if file == "-" else os.path.realpath(file)
-            if real not in seen:
-                seen.add(real)
+            place = file if file == "-" else real(file)
+            if place not in seen:
+                seen.add(place)
                 yield file
 
 

@@ -151,11 +151,9 @@ def _read(comment: Comment, known: Container[str]) -> tuple[tuple[str, ...], str
 def _about(
     path: str, comment: Comment, span: tuple[int, int, int, int], rule: str, said: str, options: Options
 ) -> list[Finding]:
-    level = options.levels.get(rule, RULES[rule].level)
+    level = options.level(rule)
     if level == "off":
         return []
-    if options.strict:
-        level = "error"
     line, column, end_line, end_column = span
     return [
         Finding(
@@ -165,7 +163,7 @@ def _about(
             end_line=end_line,
             end_column=end_column,
             rule=rule,
-            level="warning" if level == "warning" else "error",
+            level=level,
             message=said,
             recipe=RULES[rule].recipe,
             offset=comment.offset,

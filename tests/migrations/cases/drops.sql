@@ -107,6 +107,21 @@ DROP FUNCTION fresh(), slugify(text);
 -- case: function-recreated
 DROP FUNCTION slugify(text);
 CREATE FUNCTION slugify(input text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT lower(replace(input, ' ', '-')) $$;
+-- case: function-recreated-as-a-procedure
+DROP FUNCTION slugify(text);
+CREATE PROCEDURE slugify(input text) LANGUAGE sql AS $$ SELECT 1 $$;
+-- case: function-recreated-as-an-aggregate
+DROP FUNCTION slugify(text);
+CREATE AGGREGATE slugify(text) (SFUNC = textcat, STYPE = text);
+-- case: procedure-recreated-as-a-function
+DROP PROCEDURE touch_user(bigint);
+CREATE FUNCTION touch_user(who bigint) RETURNS void LANGUAGE sql AS 'UPDATE users SET login_count = login_count + 1 WHERE id = who';
+-- case: routine-recreated
+DROP ROUTINE slugify(text);
+CREATE FUNCTION slugify(input text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT lower(replace(input, ' ', '-')) $$;
+-- case: aggregate-recreated
+DROP AGGREGATE product(numeric);
+CREATE AGGREGATE product(numeric) (SFUNC = numeric_mul, STYPE = numeric, INITCOND = '1');
 -- case: function-recreated-with-another-result
 -- needs: history
 DROP FUNCTION user_count();

@@ -188,3 +188,7 @@ DROP INDEX ages;
 -- case: expression-of-a-new-column
 ALTER TABLE orders ADD COLUMN code text;
 CREATE INDEX ON orders ((code::integer));
+-- case: unique-on-a-materialized-view-that-may-be-new
+CREATE MATERIALIZED VIEW IF NOT EXISTS daily_signups AS SELECT date_trunc('day', created_at) AS day, count(*) AS n FROM users GROUP BY 1;
+CREATE UNIQUE INDEX ON daily_signups (day);
+CREATE UNIQUE INDEX IF NOT EXISTS daily_signups_n ON daily_signups (day, n);

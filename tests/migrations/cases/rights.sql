@@ -107,6 +107,33 @@ CREATE POLICY orders_read ON orders FOR SELECT USING (true);
 -- role: app
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
 CREATE POLICY orders_all ON orders TO reporting USING (true);
+-- case: row-security-enabled-with-a-policy-for-a-role-that-may-be-another
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY orders_all ON orders TO reporting USING (true) WITH CHECK (true);
+-- case: row-security-enabled-with-a-policy-for-the-application-role
+-- role: app
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY orders_all ON orders TO reporting, app USING (true) WITH CHECK (true);
+-- case: row-security-enabled-with-a-policy-for-each-command
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY orders_read ON orders FOR SELECT USING (true);
+CREATE POLICY orders_insert ON orders FOR INSERT WITH CHECK (true);
+CREATE POLICY orders_update ON orders FOR UPDATE USING (true);
+CREATE POLICY orders_delete ON orders FOR DELETE USING (true);
+-- case: row-security-enabled-with-no-policy-for-insert
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY orders_read ON orders FOR SELECT USING (true);
+CREATE POLICY orders_update ON orders FOR UPDATE USING (true);
+CREATE POLICY orders_delete ON orders FOR DELETE USING (true);
+-- case: row-security-enabled-with-a-policy-that-only-checks
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY orders_all ON orders WITH CHECK (true);
+-- case: row-security-enabled-with-a-policy-that-says-nothing
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY orders_all ON orders;
+-- case: revoke-then-grant-on-some-columns
+REVOKE SELECT ON users FROM app;
+GRANT SELECT (id, email) ON users TO app;
 -- case: row-security-enabled-with-a-filter
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
 CREATE POLICY orders_own ON orders USING (user_id = current_setting('app.user_id', true)::bigint);
