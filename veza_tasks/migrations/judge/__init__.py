@@ -12,18 +12,20 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from veza_tasks.migrations.actions import Transaction, Unbounded, Unknown
+from veza_tasks.migrations.actions import Action, Transaction, Unbounded, Unknown
 from veza_tasks.migrations.dynamic import Unresolved
 from veza_tasks.migrations.grammar import actions
 from veza_tasks.migrations.judge.findings import CannotTell, Finding, Options, Source, told
 from veza_tasks.migrations.judge.handlers import HANDLERS
-from veza_tasks.migrations.judge.reading import Acts, Section, sections_of_each
 from veza_tasks.migrations.judge.session import commit, unknown
 from veza_tasks.migrations.judge.state import State
-from veza_tasks.migrations.lexer import Unreadable
-from veza_tasks.migrations.tools import in_order
+from veza_tasks.migrations.lexer import Unreadable, statements
+from veza_tasks.migrations.tools import Part, deployed, in_order
 
 __all__ = ["CannotTell", "Finding", "Options", "Source", "lint"]
+
+Acts = Sequence[Action]
+"""What one statement does."""
 
 _KEPT = 10_000
 """Actions that are kept when a part is read ahead; one with more is read again, if it may not be one transaction."""
@@ -42,11 +44,10 @@ def lint(
     """
     state = State(options or Options())
     before, new = (list(_ordered(files, state.options.tool)) for files in (history, sources))
-    with sections_of_each([*before, *new], state.options.tool) as read:
-        if before:
-            _learn(state, before, read)
-        for source in new:
-            _file(state, source, next(read))
+    if before:
+        _learn(state, before)
+    for source in new:
+        _file(state, source)
     return told(state.sources, state.found.values(), state.options)
 
 
@@ -61,26 +62,26 @@ def _ordered(sources: Sequence[Source], tool: str) -> Iterator[Source]:
         yield from named[path]
 
 
-def _learn(state: State, history: Sequence[Source], read: Iterator[Iterable[Section]]) -> None:
+def _learn(state: State, history: Sequence[Source]) -> None:
     state.learning = True
     for source in history:
         try:
-            _file(state, source, next(read))
+            _file(state, source)
         except CannotTell:
             state.schema.undo(0)
     state.schema.now_old()
     state.learning = False
 
 
-def _file(state: State, source: Source, sections: Iterable[Section]) -> None:
+def _file(state: State, source: Source) -> None:
     state.sources.append(source)
     here = len(state.sources) - 1
     state.lock_timeout = {}
     state.locking = []
-    for section in sections:
+    for part in deployed(source.path, source.text, tool=state.options.tool):
         state.source = here
         try:
-            _section(state, section)
+            _part(state, source.text, part)
         except Unreadable as error:
             raise state.cannot_tell(error.offset, error.what) from error
     state.source = here
@@ -89,14 +90,19 @@ def _file(state: State, source: Source, sections: Iterable[Section]) -> None:
     state.settle_lock_timeout(here)
 
 
-def _section(state: State, section: Section) -> None:
-    rest = section.read()
-    if section.transaction is not None:
-        _run(state, rest, block=section.transaction)
+def _part(state: State, text: str, part: Part) -> None:
+    rest = _read(text, part)
+    if part.transaction is not None:
+        _run(state, rest, block=part.transaction)
         return
     kept: list[Acts] = []
-    block = _is_one_transaction(rest, kept, state.sources[state.source].text)
-    _run(state, chain(kept, rest) if kept else section.read(), block=block)
+    block = _is_one_transaction(rest, kept, text)
+    _run(state, chain(kept, rest) if kept else _read(text, part), block=block)
+
+
+def _read(text: str, part: Part) -> Iterator[Acts]:
+    for statement in statements(text, start=part.start, end=part.end):
+        yield tuple(actions(statement))
 
 
 def _is_one_transaction(rest: Iterator[Acts], kept: list[Acts], text: str) -> bool:
