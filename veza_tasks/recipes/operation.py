@@ -65,8 +65,6 @@ def operation(
                     books.close(journal, error)
                     raise
                 else:
-                    if run.fleet.changed:
-                        tell_leftovers(run)
                     books.close(journal, None)
                 finally:
                     hooks.wait()
@@ -137,26 +135,40 @@ class _Books:
             next_command=known.next_command if known else "",
             seconds=run.clock.monotonic() - self._began,
         )
-        run.emit(end)
         if not self._lock.held:
+            run.emit(end)
             return
         with run.signals.shield("writing the run's summary and releasing the lock"):
-            self._lock.look_ahead()
             try:
-                remember(
-                    run.fleet.for_records,
-                    run.settings.load_balancer.instance,
-                    journal.summary.record(end, when=self._when),
-                    before=self._what_was(),
-                )
-            except FleetError as failed:
-                run.emit(Warned(f"the run's summary could not be kept on the fleet: {failed.message}"))
-            try:
-                self._lock.give_back()
-            except FleetError as failed:
-                run.emit(
-                    Warned(f"the lock may still be there: {failed.message}; next: inv unlock --run {run.id}")
-                )
+                self._close(journal, end, sweep=error is None and run.fleet.changed)
+            finally:
+                self._give_back()
+
+    def _close(self, journal: Journal, end: RunEnded, *, sweep: bool) -> None:
+        run = self._run
+        self._lock.look_ahead()
+        swept = self._ahead.submit(tell_leftovers, run) if sweep else None
+        try:
+            remember(
+                run.fleet.for_records,
+                run.settings.load_balancer.instance,
+                journal.summary.record(end, when=self._when),
+                before=self._what_was(),
+            )
+        except FleetError as failed:
+            run.emit(Warned(f"the run's summary could not be kept on the fleet: {failed.message}"))
+        if swept:
+            swept.result()
+        run.emit(end)
+
+    def _give_back(self) -> None:
+        run = self._run
+        try:
+            self._lock.give_back()
+        except FleetError as failed:
+            run.emit(
+                Warned(f"the lock may still be there: {failed.message}; next: inv unlock --run {run.id}")
+            )
 
     def _what_was(self) -> str:
         try:
