@@ -102,6 +102,8 @@ def test_accepted_rows_are_remembered_with_their_reasons(fleet: MemoryFleet) -> 
     fleet.world.servers["backend-api-1"].checked = False
     assert release(fleet, accepted={"haproxy": "INC-7"}).code == 0
     assert on_fleet(fleet)[0]["accepted"] == {"haproxy": "INC-7"}
+    assert release(fleet, accepted={"haproxy": "INC-8"}, force_migrate=True).code == 0
+    assert on_fleet(fleet)[1]["accepted"] == {"haproxy": "INC-8", "migrations": "FORCE_MIGRATE=1"}
 
 
 def test_what_the_fleet_remembers_is_bounded_and_the_newest_stay(fleet: MemoryFleet) -> None:

@@ -118,6 +118,8 @@ class Summary:
         match event:
             case RunStarted():
                 self._started = event
+                if event.knobs.get("force_migrate"):
+                    self.accepted["migrations"] = "FORCE_MIGRATE=1"
             case ArtifactRead():
                 self._artifact = event
             case OutOfRotation():

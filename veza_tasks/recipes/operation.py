@@ -140,7 +140,7 @@ class _Books:
             return
         with run.signals.shield("writing the run's summary and releasing the lock"):
             try:
-                self._close(journal, end, sweep=error is None and run.fleet.changed)
+                self._close(journal, end, sweep=run.fleet.changed and end.code in (0, 3, 4))
             finally:
                 self._give_back()
 
