@@ -124,14 +124,21 @@ def keep_out(run: Run, node: Node) -> Server:
     return server
 
 
-def put_back(run: Run, node: Node) -> str:
+def put_back(run: Run, node: Node, *, drained: bool) -> str:
     """Make the server ready and wait until HAProxy's own checks have it serving. Gives the outcome in words.
 
+    ``drained``: this run took it out or over. If not, somebody else may have taken it out since it was looked at.
+
     Raises:
+        Refused: it is out and not by us.
         NotRouted: HAProxy does not take it back within ``READY_TIMEOUT``.
     """
     balancer = run.fleet.load_balancer
-    balancer.set_state(node.server, State.READY)
+    server = balancer.server(node.server)
+    if not drained:
+        check_ours(node, server)
+    if server.state is not State.READY or run.plan:  # a plan has not taken it out
+        balancer.set_state(node.server, State.READY)
     seen = ""
 
     def missing() -> str:

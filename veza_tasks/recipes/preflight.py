@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
@@ -64,6 +64,8 @@ class Cleared:
     artifact: Artifact
     seen: dict[str, Binaries]
     last_known_good: LastKnownGood
+    out: Collection[str]
+    """Nodes that did not serve."""
     switch: Stands | None
     """The canary's dead-man's switch; None where that could not be looked at and ``nodes`` was accepted."""
 
@@ -200,7 +202,13 @@ def preflight(run: Run, *, sha256: str | None = None, first: Node | None = None)
         if looking.refused:
             raise _refusal(looking.refused)
         done("all clear" + (f", with {', '.join(run.accepted)} accepted" if run.accepted else ""))
-    return Cleared(artifacts[0], seen, good[0], switches[0] if switches else None)
+    servers = pools[0].servers if pools else {}
+    out = [
+        node.name
+        for node in fleet.released_to
+        if node.server not in servers or not servers[node.server].serves
+    ]
+    return Cleared(artifacts[0], seen, good[0], out, switches[0] if switches else None)
 
 
 def last_known_good(

@@ -189,19 +189,17 @@ def _bring_back(run: Run, node: Node, digest: str) -> None:
     if digest and digest in (seen.installed, seen.running):
         artifact = Release(digest, seen.version(digest))
         good = last_known_good(run, node, seen, artifact, switch)
-        if good.release.digest == digest:
-            raise Refused(
-                f"{node.name}: its last known good binary is the release itself; name a --rollback-binary"
-            )
-        steps.stage_last_known_good(run, [(node, good)])
-        target = good.release
+        # A release of the last known good binary itself has nothing to go back to.
+        if good.release.digest != digest or seen.installed != seen.running:
+            steps.stage_last_known_good(run, [(node, good)])
+            target = good.release
     elif seen.installed and (seen.installed != seen.running or not seen.unit.is_up):
         target = Release(seen.installed, seen.version(seen.installed))
     if target:
         with run.step("rollback", node.name) as done:
             steps.restore(run, node, target, drain_timeout=run.settings.drain_timeout)
             done(f"on {target}")
-    elif rotation.drained_by(node):
+    elif rotation.drained_by(node) or _is_down(run, node):
         steps.check_health(run, node, None, restarted=False)
         steps.ready(run, node)
         steps.check_load_balancer(run, node)
@@ -210,6 +208,12 @@ def _bring_back(run: Run, node: Node, digest: str) -> None:
     if switch.left_over:
         deadman.disarm(run, node, of=switch.armed.run if switch.armed else run.id)
         deadman.clear(node)
+
+
+def _is_down(run: Run, node: Node) -> bool:
+    """Whether nobody took it out and HAProxy's checks fail all the same."""
+    server = run.fleet.load_balancer.server(node.server)
+    return server.state is State.READY and not server.serves
 
 
 def leftovers(run: Run) -> list[str]:
@@ -275,10 +279,11 @@ def _node(
         state = "in rotation, but still marked" if server.serves else f"out of rotation ({server})"
         found.append(Difference(node.name, f"{state}: {rotation.explain(mark)}", by_hand))
     elif not server.serves:
-        what = f"does not serve: {server}"
-        if server.state is not State.READY:
+        if server.state is State.READY:
+            found.append(Difference(node.name, f"does not serve: {server}", "inv recover --undo"))
+        else:
             what = f"out of rotation ({server}) and not by us"
-        found.append(Difference(node.name, what, "whoever took it out puts it back"))
+            found.append(Difference(node.name, what, "whoever took it out puts it back"))
     try:
         now = seen[node.name] = node.look()
         switch = deadman.look(node)

@@ -55,12 +55,29 @@ def canary(run: Run, *, sha256: str | None = None, rewatch: bool = False) -> Non
         back_to_last_known_good(run, node, cleared),
         guarded(run, node, cleared) if on_its_own else unguarded(run, node, cleared),
     ):
+        put_ours_back(run, node, release)
         came_back_at = deploy(run, node, release)  # 2. to 6.
         watch(
             run, node, release, came_back_at=came_back_at, rewatch=rewatch, is_guarded=on_its_own
         )  # 7. SLI monitor
     roll(run, release)  # 8. Roll the peers
     tidy(run, run.fleet.released_to, cleared.artifact.release, cleared.last_known_good.release)
+
+
+def put_ours_back(run: Run, node: Node, release: Release) -> None:
+    """What an earlier run left out comes back as it is, before one more node is taken out.
+
+    Raises:
+        StepFailed: it is not well.
+    """
+    seen, pool = node.look(), run.fleet.load_balancer.pool()
+    if seen.installed == seen.running == release.digest or not pool.server(node.server).serves or run.plan:
+        return
+    for other in run.fleet.released_to:
+        if other is not node and not pool.server(other.server).serves and rotation.drained_by(other):
+            check_health(run, other, None, restarted=False)
+            ready(run, other)
+            check_load_balancer(run, other)
 
 
 def nothing_to_prove(run: Run, node: Node, cleared: Cleared, *, rewatch: bool) -> bool:
@@ -124,7 +141,7 @@ def deploy(run: Run, node: Node, release: Release) -> float:
         drain(run, node, why=f"release of {release}")  # 2. Drain
         restarted = push(run, node, release, seen)  # 3. Push the binary, restart
     check_health(run, node, release, restarted=restarted, drained=not runs_it)  # 4. Per-node health check
-    came_back_at = ready(run, node)  # 5. Re-enable
+    came_back_at = ready(run, node, drained=not runs_it)  # 5. Re-enable
     check_load_balancer(run, node)  # 6. LB-side health check
     return came_back_at if not runs_it else came_back_at - (seen.uptime or 0.0)
 
@@ -171,10 +188,13 @@ def check_health(
         done(health.wait_until_healthy(run, node, meanwhile=stay_out, once_healthy=check_executable))
 
 
-def ready(run: Run, node: Node) -> float:
-    """5. Make the server ready and wait until HAProxy has it serving; gives when that was, on the run's clock."""
+def ready(run: Run, node: Node, *, drained: bool = False) -> float:
+    """5. Make the server ready and wait until HAProxy has it serving; gives when that was, on the run's clock.
+
+    What was not ``drained`` by this run is looked at once more: somebody else's drain is not undone.
+    """
     with run.step("ready", node.name) as done:
-        done(rotation.put_back(run, node))
+        done(rotation.put_back(run, node, drained=drained))
     return run.clock.monotonic()
 
 
@@ -310,6 +330,12 @@ def roll(run: Run, release: Release) -> None:
                 check_others_serve(run, batch)
                 run.each(lambda node: deploy_peer(run, node, release), batch)
     except (ReleaseError, Interrupted) as error:
+        if not run.fleet.changed:
+            raise Refused(
+                f"the roll stopped: {error}",
+                state="Nothing was changed.",
+                next_command="the same command again",
+            ) from error
         raise NeedsHuman(
             f"the roll stopped: {error}",
             state=mixed(run, release),
@@ -407,13 +433,15 @@ def _restore(run: Run, node: Node, release: Release, drain_timeout: float, *, in
             run.emit(Warned(f"{last.message}: going back in place"))
             in_place = True
     restarted = push(run, node, release, seen)
-    check_health(run, node, release, restarted=restarted, drained=not (in_place or somebody_elses))
-    if somebody_elses:
+    drained = not (in_place or somebody_elses)
+    check_health(run, node, release, restarted=restarted, drained=drained)
+    try:
+        ready(run, node, drained=drained)
+    except Refused as foreign:
         raise NeedsHuman(
             f"{node.name} is back on {release}, but somebody else took it out of rotation; it is left out",
-            next_command="whoever took it out puts it back",
-        )
-    ready(run, node)
+            next_command=foreign.next_command,
+        ) from None
     check_load_balancer(run, node)
 
 
@@ -581,6 +609,7 @@ def _peers_as_before(run: Run, cleared: Cleared) -> bool:
         )
         return (
             bool(same)
+            and node.name not in cleared.out
             and run.fleet.load_balancer.server(node.server).serves
             and not rotation.drained_by(node)
         )

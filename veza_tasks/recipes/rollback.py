@@ -27,6 +27,7 @@ class Way:
     seen: Binaries | None
     target: LastKnownGood | None
     settled: bool
+    serves: bool = False
     problem: str = ""
 
     @property
@@ -72,7 +73,7 @@ def ways(run: Run) -> list[Way]:
             seen = node.look()
             server = run.fleet.load_balancer.server(node.server)
             settled = not rotation.drained_by(node) and (server.serves or server.state is not State.READY)
-            return Way(node, seen, last_known_good(run, node, seen, None), settled)
+            return Way(node, seen, last_known_good(run, node, seen, None), settled, server.serves)
         except ReleaseError as error:
             return Way(node, seen, None, settled=False, problem=error.message)
 
@@ -90,7 +91,8 @@ def rollback_all(run: Run, plan: Sequence[Way], *, at_once: bool = False) -> Non
         NeedsHuman: all are, and what somebody else took out of rotation is left out.
         Refused: a signal came before anything was changed.
     """
-    going = [way for way in plan if way.target and not way.is_there]
+    # What is out comes back first: never is one more taken out.
+    going = sorted((way for way in plan if way.target and not way.is_there), key=lambda way: way.serves)
     failed = {way.node.name: way.problem for way in plan if way.target is None}
     left_out: dict[str, str] = {}
     try:
